@@ -139,7 +139,7 @@ impl Tensor {
         }
         Ok(match bytemuck::try_cast_slice(&self.bytes) {
             Ok(aligned) => Cow::Borrowed(aligned),
-            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(&self.bytes)),
+            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(&self.bytes)),
         })
     }
 
