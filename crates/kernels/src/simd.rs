@@ -1,0 +1,131 @@
+//! Run-time choice of the instruction set.
+//!
+//! A kernel is written once as plain Rust loops inside [`dispatch!`](crate::simd::dispatch), which compiles the body
+//! for the baseline CPU, for AVX2 and for AVX-512 and picks one at run time. Rust never contracts `a * b + c` into a
+//! fused multiply-add and never reorders floating-point sums, so all forms give the same bits: the scalar form is the
+//! reference of the others.
+//!
+//! For the body to be compiled with the wider instructions, what it calls must be inlined into it: mark helper
+//! functions `#[inline(always)]`.
+//!
+//! ```
+//! use onnx_qat_kernels::simd::{Isa, dispatch};
+//!
+//! dispatch! {
+//!     /// `y += a * x`.
+//!     pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+//!         for (y, &x) in y.iter_mut().zip(x) {
+//!             *y += a * x;
+//!         }
+//!     }
+//! }
+//!
+//! let (mut fast, mut reference) = ([1.0; 9], [1.0; 9]);
+//! axpy(Isa::detect(), 0.1, &[3.0; 9], &mut fast);
+//! axpy(Isa::Scalar, 0.1, &[3.0; 9], &mut reference);
+//! assert_eq!(fast, reference);
+//! ```
+
+/// An instruction set that kernels are compiled for, in ascending order of width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What the compilation target guarantees (SSE2 on x86-64, NEON on AArch64).
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, for tests that compare them. A kernel lowers one that the CPU lacks to the best it has.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+
+    /// The widest instruction set of this CPU. The standard library caches the answer: a call costs a load.
+    #[inline]
+    pub fn detect() -> Isa {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") {
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+                    return Isa::Avx512;
+                }
+                return Isa::Avx2;
+            }
+        }
+        Isa::Scalar
+    }
+}
+
+/// Defines a function whose body is compiled once per [`Isa`](crate::simd::Isa).
+///
+/// The function gets an `Isa` as its first parameter, before those that are written. The generated code never runs
+/// instructions that the CPU lacks: a wider `isa` than [`Isa::detect`](crate::simd::Isa::detect) is lowered to it.
+/// Parameters must be plain identifiers (no patterns), and the function cannot be generic, except over lifetimes that
+/// are elided.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __dispatch {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    )*) => {$(
+        $(#[$meta])*
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                body($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                body($($arg),*)
+            }
+
+            match isa.min($crate::simd::Isa::detect()) {
+                // SAFETY: `isa` is at most what `Isa::detect` found on this CPU.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body($($arg),*),
+            }
+        }
+    )*};
+}
+
+pub use crate::__dispatch as dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    dispatch! {
+        fn horner(x: &[f32], y: &mut [f32]) -> usize {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = ((x * 0.3 + 0.7) * x - 0.11) * x + 1.0 / (x + 3.0);
+            }
+            x.len()
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_give_the_same_bits() {
+        let x: Vec<f32> = (0..1003).map(|i| i as f32 * 0.0137).collect();
+        let mut reference = vec![0.0; x.len()];
+        assert_eq!(horner(Isa::Scalar, &x, &mut reference), x.len());
+        for isa in Isa::ALL {
+            let mut y = vec![0.0; x.len()];
+            horner(isa, &x, &mut y);
+            assert_eq!(y, reference, "{isa:?}");
+        }
+    }
+}
