@@ -1,1 +1,19 @@
-//! See ARCHITECTURE.md.
+//! The intermediate representation: one graph form carries a model from the file to the emitted int8 file.
+//!
+//! A [`Graph`] holds [`Node`]s with ordered operands and typed, named results. Operators implement [`Op`], the one
+//! contract that shape inference, autodiff, the executor and the quantization passes speak. No operator is named here.
+
+mod autodiff;
+mod eval;
+mod graph;
+mod lower;
+mod op;
+pub mod text;
+mod types;
+
+pub use autodiff::{Vjp, gradients};
+pub use eval::{EvalError, eval};
+pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Value, ValueId};
+pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};
+pub use op::{Arg, Attr, Attrs, Infer, OnnxForm, Op, Opaque, Parse, Parsed, QuantRole, Registry};
+pub use types::{Dim, Type};

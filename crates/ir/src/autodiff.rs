@@ -1,0 +1,170 @@
+//! Reverse-mode differentiation, graph to graph: gradients are ordinary nodes, so that passes, the planner and
+//! snapshots see forward, backward and update alike.
+
+use crate::{Graph, GraphError, Kind, NodeId, Op, Type, ValueId};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use tensor::{DType, Tensor};
+
+/// What an operator sees while it emits the gradients of its operands.
+pub struct Vjp<'g> {
+    graph: &'g mut Graph,
+    node: NodeId,
+    d_outs: Vec<Option<ValueId>>,
+    wanted: Vec<bool>,
+    d_ins: Vec<Option<ValueId>>,
+    error: Option<GraphError>,
+}
+
+impl Vjp<'_> {
+    /// Operand `i`, where given.
+    pub fn input(&self, i: usize) -> Option<ValueId> {
+        self.graph.node(self.node).ins.get(i).copied().flatten()
+    }
+
+    /// Result `i`.
+    pub fn output(&self, i: usize) -> ValueId {
+        ValueId { node: self.node, out: i as u16 }
+    }
+
+    /// Gradient of the loss with respect to result `i`; `None` when the loss does not depend on it.
+    pub fn d_output(&self, i: usize) -> Option<ValueId> {
+        self.d_outs.get(i).copied().flatten()
+    }
+
+    /// Whether somebody wants the gradient of operand `i`.
+    pub fn wants(&self, i: usize) -> bool {
+        self.wanted.get(i).copied().unwrap_or(false)
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, v: ValueId) -> &Type {
+        self.graph.ty(v)
+    }
+
+    /// Sizes of a value.
+    pub fn dims(&self, v: ValueId) -> Option<Vec<usize>> {
+        self.graph.ty(v).dims()
+    }
+
+    /// The constant behind a value, if it is one.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
+        self.graph.constant(v)
+    }
+
+    /// Emits an operation with one result. `None` when the operands do not fit: a mistake of the gradient rule, which
+    /// [`gradients`] reports.
+    pub fn add(&mut self, op: impl Op, ins: &[ValueId]) -> Option<ValueId> {
+        let ins: Vec<_> = ins.iter().copied().map(Some).collect();
+        self.add_multi(Arc::new(op), &ins, 1).map(|v| v[0])
+    }
+
+    /// Emits an operation with several results.
+    pub fn add_multi(&mut self, op: Arc<dyn Op>, ins: &[Option<ValueId>], outs: usize) -> Option<Vec<ValueId>> {
+        let origin = self.graph.node(self.node).origin.clone();
+        let name = format!("grad_{}", self.graph.node(self.node).name);
+        let names: Vec<String> = (0..outs).map(|i| if i == 0 { name.clone() } else { format!("{name}_{i}") }).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        match self.graph.add_node(op, ins, &name, &names) {
+            Ok(id) => {
+                self.graph.set_origin(id, &origin);
+                Some((0..outs).map(|i| ValueId { node: id, out: i as u16 }).collect())
+            }
+            Err(e) => {
+                self.error.get_or_insert(e);
+                None
+            }
+        }
+    }
+
+    /// Adds a constant for the rule's own use.
+    pub fn constant_value(&mut self, value: Tensor) -> ValueId {
+        let name = format!("grad_{}_const", self.graph.node(self.node).name);
+        self.graph.add_const(&name, value)
+    }
+
+    /// States the gradient of operand `i`.
+    pub fn set(&mut self, i: usize, gradient: ValueId) {
+        if self.d_ins.len() <= i {
+            self.d_ins.resize(i + 1, None);
+        }
+        self.d_ins[i] = Some(gradient);
+    }
+}
+
+/// Extends the graph by the gradients of the scalar `loss` with respect to `wrt`, in that order; `None` for a value
+/// on which the loss does not depend. `sum` adds two tensors of one shape, for values that several nodes read.
+///
+/// # Errors
+/// When the loss is not a float scalar, or a node between a wanted value and the loss has no gradient: names the
+/// node.
+pub fn gradients(
+    graph: &mut Graph,
+    loss: ValueId,
+    wrt: &[ValueId],
+    sum: Arc<dyn Op>,
+) -> Result<Vec<Option<ValueId>>, GraphError> {
+    let loss_ty = graph.ty(loss).clone();
+    let elements = loss_ty.dims().map(|d| d.iter().product::<usize>());
+    if elements != Some(1) || loss_ty.dtype != Some(DType::F32) {
+        let what = format!("the loss \"{}\" must be one float, but is {loss_ty}", graph.value(loss).name);
+        return Err(GraphError { place: graph.node(loss.node).label(), what });
+    }
+    let order = graph.order()?;
+
+    // Values that depend on a wanted one; only these carry gradients.
+    let mut active: HashSet<ValueId> = wrt.iter().copied().collect();
+    for &id in &order {
+        let node = graph.node(id);
+        if node.ins.iter().flatten().any(|v| active.contains(v)) {
+            let float = |i: &usize| node.outs[*i].ty.dtype.is_none_or(|d| d.is_float());
+            active.extend((0..node.outs.len()).filter(float).map(|i| ValueId { node: id, out: i as u16 }));
+        }
+    }
+
+    let one = Tensor::new(&loss_ty.dims().unwrap_or_default(), vec![1f32]);
+    let seed = graph.add_const("d_loss", one);
+    let mut grads: BTreeMap<ValueId, ValueId> = BTreeMap::from([(loss, seed)]);
+    for &id in order.iter().rev() {
+        let node = graph.node(id);
+        let Kind::Op(op) = &node.kind else { continue };
+        let outs = node.outs.len();
+        let d_outs: Vec<Option<ValueId>> =
+            (0..outs).map(|i| grads.get(&ValueId { node: id, out: i as u16 }).copied()).collect();
+        let wanted: Vec<bool> = node.ins.iter().map(|v| v.is_some_and(|v| active.contains(&v))).collect();
+        if d_outs.iter().all(Option::is_none) || !wanted.contains(&true) {
+            continue;
+        }
+        let (op, ins, label) = (op.clone(), node.ins.clone(), node.label());
+        let d_ins = vec![None; ins.len()];
+        let mut cx = Vjp { graph, node: id, d_outs, wanted, d_ins, error: None };
+        let done = op.vjp(&mut cx);
+        let (d_ins, error) = (cx.d_ins, cx.error);
+        if let Some(e) = error {
+            return Err(GraphError { place: label, what: format!("its gradient cannot be built: {e}") });
+        }
+        if done.is_none() {
+            let what = "lies between a trained parameter and the loss, but this operator has no gradient here; \
+                        exclude it from training or replace it"
+                .to_string();
+            return Err(GraphError { place: label, what });
+        }
+        for (v, d) in ins.iter().zip(d_ins) {
+            let (Some(v), Some(d)) = (*v, d) else { continue };
+            if !active.contains(&v) {
+                continue;
+            }
+            let total = match grads.get(&v) {
+                None => d,
+                Some(&sofar) => {
+                    let name = format!("d_{}", graph.value(v).name);
+                    let id = graph.add_node(sum.clone(), &[Some(sofar), Some(d)], &name, &[&name])?;
+                    graph.set_origin(id, &graph.node(v.node).origin.clone());
+                    id.into()
+                }
+            };
+            grads.insert(v, total);
+        }
+    }
+    Ok(wrt.iter().map(|v| grads.get(v).copied()).collect())
+}

@@ -1,0 +1,672 @@
+//! The graph: nodes, values, and the additive edits from which every pass is made.
+
+use crate::{Arg, Infer, Op, Type};
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use petgraph::Direction;
+use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use tensor::Tensor;
+
+/// A node of one graph. Valid until [`Graph::sweep`] removes the node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(NodeIndex);
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node{}", self.0.index())
+    }
+}
+
+/// A value: result number `out` of its one producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId {
+    /// The producer.
+    pub node: NodeId,
+    /// Which of its results.
+    pub out: u16,
+}
+
+impl From<NodeId> for ValueId {
+    /// The first result.
+    fn from(node: NodeId) -> ValueId {
+        ValueId { node, out: 0 }
+    }
+}
+
+/// How a variable takes part in training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Trained by gradient, with the optimizer settings of this parameter group (`weights`, `pact`, …).
+    Param(Arc<str>),
+    /// Tracked, not trained: running statistics, observed ranges, optimizer moments.
+    State,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A graph input.
+    Input,
+    /// A constant.
+    Const(Tensor),
+    /// A tensor that survives from one run to the next and may have an update.
+    Variable(Tensor, Role),
+    /// An operation.
+    Op(Arc<dyn Op>),
+}
+
+/// One value: its name in the file and what is known of its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Tensor name, unique in the graph.
+    pub name: String,
+    /// Static type.
+    pub ty: Type,
+}
+
+/// A node with its ordered operands and results.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Node name, unique among the operations of the graph.
+    pub name: String,
+    /// The user's node that this one stems from; equal to `name` for a node of the file.
+    pub origin: String,
+    /// Operands; holes are omitted optional inputs.
+    pub ins: SmallVec<[Option<ValueId>; 4]>,
+    /// Results.
+    pub outs: SmallVec<[Value; 1]>,
+    seq: u32,
+}
+
+impl Node {
+    /// The operation, if it is one.
+    pub fn op(&self) -> Option<&dyn Op> {
+        match &self.kind {
+            Kind::Op(op) => Some(&**op),
+            _ => None,
+        }
+    }
+
+    /// The operation as a concrete type, if it is one.
+    pub fn is<T: Op>(&self) -> Option<&T> {
+        self.op()?.is()
+    }
+
+    /// For messages: `Conv node "conv1"`.
+    pub fn label(&self) -> String {
+        match &self.kind {
+            Kind::Op(op) => format!("{} node \"{}\"", op.name(), self.name),
+            Kind::Input => format!("input \"{}\"", self.name),
+            Kind::Const(_) => format!("constant \"{}\"", self.name),
+            Kind::Variable(..) => format!("variable \"{}\"", self.name),
+        }
+    }
+}
+
+/// A graph output: the name under which the caller asks for a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Name of the output. The writer inserts an Identity where it differs from the value's name.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+}
+
+/// After a run the variable holds `next`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// A [`Kind::Variable`].
+    pub variable: NodeId,
+    /// Its value for the next run.
+    pub next: ValueId,
+}
+
+/// What is wrong with a graph, and where.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{place}: {what}")]
+pub struct GraphError {
+    /// The node, with its operator.
+    pub place: String,
+    /// A sentence on what was expected and found.
+    pub what: String,
+}
+
+/// A computation graph in single-assignment form.
+///
+/// Edits are additive: nodes are added, uses are redirected, and [`Graph::sweep`] removes what nobody reads any more.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Name of the graph, as in the file.
+    pub name: String,
+    // petgraph gives the storage and its algorithms; ordered operands live in the node, edges mirror them.
+    g: StableDiGraph<Node, u16>,
+    inputs: Vec<NodeId>,
+    outputs: Vec<Output>,
+    updates: Vec<Update>,
+    names: HashSet<String>,
+    next_seq: u32,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: &str) -> Graph {
+        Graph { name: name.to_string(), ..Graph::default() }
+    }
+
+    // ---- reading ----
+
+    /// The node.
+    ///
+    /// # Panics
+    /// When the node was swept: ids do not outlive a sweep.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.g[id.0]
+    }
+
+    /// Name and type of a value.
+    pub fn value(&self, v: ValueId) -> &Value {
+        &self.node(v.node).outs[v.out as usize]
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, v: ValueId) -> &Type {
+        &self.value(v).ty
+    }
+
+    /// The constant behind a value, if it is one.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
+        match &self.node(v.node).kind {
+            Kind::Const(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The tensor that a constant or a variable holds.
+    pub fn tensor(&self, v: ValueId) -> Option<&Tensor> {
+        match &self.node(v.node).kind {
+            Kind::Const(t) | Kind::Variable(t, _) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The operation that makes a value, if it is a `T`.
+    pub fn producer<T: Op>(&self, v: ValueId) -> Option<&T> {
+        self.node(v.node).is()
+    }
+
+    /// All nodes, in birth order.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let mut ids: Vec<NodeId> = self.g.node_indices().map(NodeId).collect();
+        ids.sort_by_key(|&id| self.node(id).seq);
+        ids
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.g.node_count()
+    }
+
+    /// No nodes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Nodes in execution order: operands first, ties by birth.
+    ///
+    /// # Errors
+    /// When there is a cycle: names a node on it.
+    pub fn order(&self) -> Result<Vec<NodeId>, GraphError> {
+        let mut missing = vec![0usize; self.g.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
+        let mut ready = BinaryHeap::new();
+        for i in self.g.node_indices() {
+            missing[i.index()] = self.g.edges_directed(i, Direction::Incoming).count();
+            if missing[i.index()] == 0 {
+                ready.push(Reverse((self.g[i].seq, i)));
+            }
+        }
+        let mut order = Vec::with_capacity(self.len());
+        while let Some(Reverse((_, i))) = ready.pop() {
+            order.push(NodeId(i));
+            for e in self.g.edges_directed(i, Direction::Outgoing) {
+                let m = &mut missing[e.target().index()];
+                *m -= 1;
+                if *m == 0 {
+                    ready.push(Reverse((self.g[e.target()].seq, e.target())));
+                }
+            }
+        }
+        if order.len() == self.len() {
+            return Ok(order);
+        }
+        let stuck = self.nodes().into_iter().find(|id| missing[id.0.index()] > 0);
+        let place = stuck.map_or_else(String::new, |id| self.node(id).label());
+        Err(GraphError { place, what: "the node depends on its own result: the graph has a cycle".into() })
+    }
+
+    /// Who reads a value: node and operand slot, in birth order of the readers.
+    pub fn consumers(&self, v: ValueId) -> Vec<(NodeId, usize)> {
+        let mut uses: Vec<(NodeId, usize)> = self
+            .g
+            .edges_directed(v.node.0, Direction::Outgoing)
+            .map(|e| (NodeId(e.target()), *e.weight() as usize))
+            .filter(|&(n, slot)| self.node(n).ins[slot] == Some(v))
+            .collect();
+        uses.sort_by_key(|&(n, slot)| (self.node(n).seq, slot));
+        uses
+    }
+
+    /// The only reader of a value that is neither a graph output nor an update, if there is just one.
+    pub fn only_consumer(&self, v: ValueId) -> Option<NodeId> {
+        if self.is_output(v) || self.updates.iter().any(|u| u.next == v) {
+            return None;
+        }
+        match self.consumers(v)[..] {
+            [(n, _)] => Some(n),
+            _ => None,
+        }
+    }
+
+    /// Graph inputs in order.
+    pub fn inputs(&self) -> &[NodeId] {
+        &self.inputs
+    }
+
+    /// Graph outputs in order.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// Variables and what they become.
+    pub fn updates(&self) -> &[Update] {
+        &self.updates
+    }
+
+    /// Whether a value is a graph output.
+    pub fn is_output(&self, v: ValueId) -> bool {
+        self.outputs.iter().any(|o| o.value == v)
+    }
+
+    /// The value of this name.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.g.node_indices().find_map(|i| {
+            let out = self.g[i].outs.iter().position(|o| o.name == name)?;
+            Some(ValueId { node: NodeId(i), out: out as u16 })
+        })
+    }
+
+    /// The operation of this node name.
+    pub fn find_node(&self, name: &str) -> Option<NodeId> {
+        self.g.node_indices().map(NodeId).find(|&id| self.node(id).op().is_some() && self.node(id).name == name)
+    }
+
+    // ---- adding ----
+
+    /// A name that no value and no node has: `base`, else `base_1`, `base_2`, …
+    pub fn fresh(&mut self, base: &str) -> String {
+        let mut name = base.to_string();
+        let mut n = 0;
+        while !self.names.insert(name.clone()) {
+            n += 1;
+            name = format!("{base}_{n}");
+        }
+        name
+    }
+
+    fn push(&mut self, kind: Kind, name: String, origin: String, outs: SmallVec<[Value; 1]>) -> NodeId {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        NodeId(self.g.add_node(Node { kind, name, origin, ins: SmallVec::new(), outs, seq }))
+    }
+
+    fn leaf(&mut self, kind: Kind, name: &str, ty: Type) -> NodeId {
+        let name = self.fresh(name);
+        let outs = SmallVec::from_iter([Value { name: name.clone(), ty }]);
+        self.push(kind, name.clone(), name, outs)
+    }
+
+    /// Adds a graph input. The name is made unique.
+    pub fn add_input(&mut self, name: &str, ty: Type) -> ValueId {
+        let id = self.leaf(Kind::Input, name, ty);
+        self.inputs.push(id);
+        id.into()
+    }
+
+    /// Adds a constant.
+    pub fn add_const(&mut self, name: &str, value: Tensor) -> ValueId {
+        let ty = Type::new(value.dtype(), value.shape().iter().copied());
+        self.leaf(Kind::Const(value), name, ty).into()
+    }
+
+    /// Adds a variable: a trained parameter or tracked state.
+    pub fn add_variable(&mut self, name: &str, value: Tensor, role: Role) -> ValueId {
+        let ty = Type::new(value.dtype(), value.shape().iter().copied());
+        self.leaf(Kind::Variable(value, role), name, ty).into()
+    }
+
+    /// Adds an operation with one result. `name` names the result and, with it, the node.
+    ///
+    /// # Errors
+    /// When the operands do not fit the operator.
+    pub fn add(&mut self, op: impl Op, ins: &[ValueId], name: &str) -> Result<ValueId, GraphError> {
+        let ins: Vec<Option<ValueId>> = ins.iter().copied().map(Some).collect();
+        Ok(self.add_node(Arc::new(op), &ins, name, &[name])?.into())
+    }
+
+    /// Adds an operation. Names are made unique; `outs` names the results. The node's origin is its own name:
+    /// see [`Graph::set_origin`].
+    ///
+    /// # Errors
+    /// When the operands do not fit the operator; nothing is added then.
+    pub fn add_node(
+        &mut self,
+        op: Arc<dyn Op>,
+        ins: &[Option<ValueId>],
+        name: &str,
+        outs: &[&str],
+    ) -> Result<NodeId, GraphError> {
+        let error = |what| GraphError { place: format!("{} node \"{name}\"", op.name()), what };
+        let types = self.infer_op(&*op, ins, outs.len()).map_err(error)?;
+        // A node may bear the name of its result, as exporters do: node names and tensor names are two spaces in
+        // ONNX. The clash is only avoided among nodes.
+        let outs: SmallVec<[Value; 1]> =
+            outs.iter().zip(types).map(|(n, ty)| Value { name: self.fresh(n), ty }).collect();
+        let label = self.fresh_label(name);
+        let id = self.push(Kind::Op(op), label.clone(), label, outs);
+        for (slot, v) in ins.iter().enumerate() {
+            if let Some(v) = v {
+                self.g.add_edge(v.node.0, id.0, slot as u16);
+            }
+        }
+        self.g[id.0].ins = ins.iter().copied().collect();
+        Ok(id)
+    }
+
+    /// Node names live in `names` behind a mark that no tensor name can begin with.
+    fn fresh_label(&mut self, base: &str) -> String {
+        self.fresh(&format!("\0{base}"))[1..].to_string()
+    }
+
+    fn infer_op(&self, op: &dyn Op, ins: &[Option<ValueId>], outs: usize) -> Result<Vec<Type>, String> {
+        let args: SmallVec<[Option<Arg>; 4]> =
+            ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
+        let types = op.infer(&Infer::new(&args, outs))?;
+        if types.len() < outs {
+            return Err(format!("the operator has {} results, but {outs} are named", types.len()));
+        }
+        Ok(types)
+    }
+
+    // ---- editing ----
+
+    /// Declares the graph outputs anew.
+    pub fn set_outputs(&mut self, outputs: impl IntoIterator<Item = (String, ValueId)>) {
+        self.outputs = outputs.into_iter().map(|(name, value)| Output { name, value }).collect();
+    }
+
+    /// Adds a graph output.
+    pub fn add_output(&mut self, name: &str, value: ValueId) {
+        self.outputs.push(Output { name: name.to_string(), value });
+    }
+
+    /// After each run `variable` becomes `next`. Replaces an earlier update of the variable.
+    pub fn set_update(&mut self, variable: ValueId, next: ValueId) {
+        self.updates.retain(|u| u.variable != variable.node);
+        self.updates.push(Update { variable: variable.node, next });
+    }
+
+    /// Drops all updates: the variables keep their values.
+    pub fn clear_updates(&mut self) {
+        self.updates.clear();
+    }
+
+    /// Removes a graph input that nobody reads. Returns whether it did.
+    pub fn remove_input(&mut self, id: NodeId) -> bool {
+        let unused = self.consumers(id.into()).is_empty() && !self.is_output(id.into());
+        if unused {
+            self.inputs.retain(|&i| i != id);
+        }
+        unused
+    }
+
+    /// Says from which of the user's nodes a node stems.
+    pub fn set_origin(&mut self, id: NodeId, origin: &str) {
+        self.g[id.0].origin = origin.to_string();
+    }
+
+    /// Turns a constant into a variable, a variable into a constant, or gives either a new value of the same type.
+    ///
+    /// # Errors
+    /// When the node is an input or an operation, or the new value is of another type.
+    pub fn set_leaf(&mut self, id: NodeId, kind: Kind) -> Result<(), GraphError> {
+        let node = &mut self.g[id.0];
+        let error = |what| Err(GraphError { place: node.label(), what });
+        let (Kind::Const(old) | Kind::Variable(old, _), Kind::Const(new) | Kind::Variable(new, _)) = (&node.kind, &kind)
+        else {
+            return error("only constants and variables hold a value".into());
+        };
+        if old.dtype() != new.dtype() || old.shape() != new.shape() {
+            return error(format!("holds {:?} of {}, not {:?} of {}", old.shape(), old.dtype(), new.shape(), new.dtype()));
+        }
+        node.kind = kind;
+        Ok(())
+    }
+
+    /// Redirects every use of `old`, graph outputs and updates included, to `new`, except the uses by `new`'s own
+    /// producer: so a node can be put behind `old`.
+    ///
+    /// # Errors
+    /// When the two types cannot be the same.
+    pub fn replace(&mut self, old: ValueId, new: ValueId) -> Result<(), GraphError> {
+        self.replace_if(old, new, |reader, _| reader != new.node)?;
+        for o in self.outputs.iter_mut().filter(|o| o.value == old) {
+            o.value = new;
+        }
+        for u in self.updates.iter_mut().filter(|u| u.next == old) {
+            u.next = new;
+        }
+        Ok(())
+    }
+
+    /// Redirects the uses of `old` by those operand slots that `which` accepts.
+    ///
+    /// # Errors
+    /// When the two types cannot be the same.
+    pub fn replace_if(
+        &mut self,
+        old: ValueId,
+        new: ValueId,
+        which: impl Fn(NodeId, usize) -> bool,
+    ) -> Result<(), GraphError> {
+        let (a, b) = (self.ty(old), self.ty(new));
+        if !a.agrees(b) {
+            let what = format!("its result {a} cannot be replaced by \"{}\", which is {b}", self.value(new).name);
+            return Err(GraphError { place: self.node(old.node).label(), what });
+        }
+        for (reader, slot) in self.consumers(old) {
+            if which(reader, slot) {
+                self.set_input(reader, slot, Some(new));
+            }
+        }
+        Ok(())
+    }
+
+    /// Points one operand slot elsewhere.
+    pub fn set_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) {
+        let edge = self.g.edges_directed(node.0, Direction::Incoming).find(|e| *e.weight() as usize == slot);
+        if let Some(edge) = edge.map(|e| e.id()) {
+            self.g.remove_edge(edge);
+        }
+        let ins = &mut self.g[node.0].ins;
+        if ins.len() <= slot {
+            ins.resize(slot + 1, None);
+        }
+        ins[slot] = value;
+        if let Some(v) = value {
+            self.g.add_edge(v.node.0, node.0, slot as u16);
+        }
+    }
+
+    /// Exchanges the names of two values: what replaces a named tensor takes its name over.
+    pub fn swap_names(&mut self, a: ValueId, b: ValueId) {
+        let name = |g: &Graph, v: ValueId| g.value(v).name.clone();
+        let (x, y) = (name(self, a), name(self, b));
+        self.g[a.node.0].outs[a.out as usize].name = y;
+        self.g[b.node.0].outs[b.out as usize].name = x;
+    }
+
+    /// Adds what is known from elsewhere (a declared shape) to a value's type.
+    ///
+    /// # Errors
+    /// When it contradicts what is known already.
+    pub fn refine(&mut self, v: ValueId, ty: &Type) -> Result<(), GraphError> {
+        let known = self.ty(v);
+        if !known.agrees(ty) {
+            let what = format!("\"{}\" is declared as {ty}, but is {known}", self.value(v).name);
+            return Err(GraphError { place: self.node(v.node).label(), what });
+        }
+        let refined = known.refined(ty);
+        self.g[v.node.0].outs[v.out as usize].ty = refined;
+        Ok(())
+    }
+
+    /// Gives a graph input a type; [`Graph::infer`] carries it on.
+    pub fn set_input_type(&mut self, id: NodeId, ty: Type) {
+        self.g[id.0].outs[0].ty = ty;
+    }
+
+    /// Infers all types anew from those of the inputs, constants and variables.
+    ///
+    /// # Errors
+    /// When operands do not fit their operator.
+    pub fn infer(&mut self) -> Result<(), GraphError> {
+        for id in self.order()? {
+            let node = self.node(id);
+            let Some(op) = node.op() else { continue };
+            let types = self
+                .infer_op(op, &node.ins, node.outs.len())
+                .map_err(|what| GraphError { place: node.label(), what })?;
+            for (value, ty) in self.g[id.0].outs.iter_mut().zip(types) {
+                // What was declared stays where inference knows nothing (an operator that we do not understand).
+                value.ty = if ty == Type::unknown() { value.ty.clone() } else { ty };
+            }
+        }
+        Ok(())
+    }
+
+    /// Fixes named dimensions of the inputs (batch `N` = 8), unnamed ones through `unknown`, and infers again.
+    ///
+    /// # Errors
+    /// As [`Graph::infer`].
+    pub fn bind(&mut self, size: impl Fn(&Type, usize) -> Option<usize>) -> Result<(), GraphError> {
+        for id in self.inputs.clone() {
+            let mut ty = self.node(id).outs[0].ty.clone();
+            let before = ty.clone();
+            for (axis, d) in ty.shape.iter_mut().flatten().enumerate() {
+                if d.fixed().is_none()
+                    && let Some(n) = size(&before, axis)
+                {
+                    *d = crate::Dim::Fixed(n);
+                }
+            }
+            self.set_input_type(id, ty);
+        }
+        // Types of opaque results were declared for the symbolic sizes.
+        self.infer()
+    }
+
+    /// Removes every operation, constant and variable from which no output and no update can be reached.
+    /// Inputs stay: they are the signature. Ids of removed nodes are invalid afterwards.
+    pub fn sweep(&mut self) {
+        let mut live: HashSet<NodeIndex> = HashSet::new();
+        let mut todo: Vec<NodeIndex> = self.outputs.iter().map(|o| o.value.node.0).collect();
+        todo.extend(self.inputs.iter().map(|i| i.0));
+        todo.extend(self.updates.iter().flat_map(|u| [u.variable.0, u.next.node.0]));
+        while let Some(i) = todo.pop() {
+            if live.insert(i) {
+                todo.extend(self.g[i].ins.iter().flatten().map(|v| v.node.0));
+            }
+        }
+        let dead: Vec<NodeIndex> = self.g.node_indices().filter(|i| !live.contains(i)).collect();
+        for i in dead {
+            if let Some(node) = self.g.remove_node(i) {
+                for out in &node.outs {
+                    self.names.remove(&out.name);
+                }
+                self.names.remove(&format!("\0{}", node.name));
+            }
+        }
+    }
+
+    // ---- checking ----
+
+    /// The verifier. Checks that
+    /// operands name existing results, edges mirror operands, there is no cycle, names of values and of nodes are
+    /// unique, types are what inference says, outputs and updates exist, and an update has the type of its variable.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn check(&self) -> Result<(), GraphError> {
+        let mut names: HashSet<&str> = HashSet::new();
+        let mut labels: HashSet<&str> = HashSet::new();
+        for id in self.nodes() {
+            let node = self.node(id);
+            let error = |what: String| Err(GraphError { place: node.label(), what });
+            for (slot, v) in node.ins.iter().enumerate() {
+                let edges = self
+                    .g
+                    .edges_directed(id.0, Direction::Incoming)
+                    .filter(|e| *e.weight() as usize == slot)
+                    .map(|e| e.source())
+                    .collect::<Vec<_>>();
+                match v {
+                    Some(v) if self.g.node_weight(v.node.0).is_none_or(|n| n.outs.len() <= v.out as usize) => {
+                        return error(format!("operand {slot} names a result that does not exist"));
+                    }
+                    _ if edges != v.iter().map(|v| v.node.0).collect::<Vec<_>>() => {
+                        return error(format!("the edges do not mirror operand {slot}"));
+                    }
+                    _ => {}
+                }
+            }
+            for out in &node.outs {
+                if !names.insert(&out.name) {
+                    return error(format!("another value is named \"{}\" too", out.name));
+                }
+            }
+            if let Some(op) = node.op() {
+                if !labels.insert(&node.name) {
+                    return error("another node has the same name".into());
+                }
+                let types = match self.infer_op(op, &node.ins, node.outs.len()) {
+                    Ok(types) => types,
+                    Err(what) => return error(what),
+                };
+                for (out, ty) in node.outs.iter().zip(types) {
+                    if !out.ty.agrees(&ty) {
+                        return error(format!("\"{}\" is recorded as {}, but inference says {ty}", out.name, out.ty));
+                    }
+                }
+            }
+        }
+        for value in self.outputs.iter().map(|o| o.value).chain(self.updates.iter().map(|u| u.next)) {
+            if self.g.node_weight(value.node.0).is_none_or(|n| n.outs.len() <= value.out as usize) {
+                return Err(GraphError { place: "outputs".into(), what: "an output or update does not exist".into() });
+            }
+        }
+        for u in &self.updates {
+            let node = self.node(u.variable);
+            let fits = matches!(node.kind, Kind::Variable(..)) && node.outs[0].ty.agrees(self.ty(u.next));
+            if !fits {
+                let what = format!("cannot become \"{}\" ({})", self.value(u.next).name, self.ty(u.next));
+                return Err(GraphError { place: node.label(), what });
+            }
+        }
+        self.order().map(|_| ())
+    }
+}
