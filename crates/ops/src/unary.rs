@@ -1,0 +1,1 @@
+//! What the element-wise operators of one operand share.
