@@ -1,0 +1,178 @@
+//! Smallest, largest and absolutely largest elements.
+
+use super::Axis;
+use crate::parallel::{self, CHUNK};
+use crate::simd::{Isa, dispatch};
+
+/// What a range statistic needs to know of some elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extremes {
+    /// The smallest element, NaN left out; `inf` where there is none.
+    pub min: f32,
+    /// The largest element, NaN left out; `-inf` where there is none.
+    pub max: f32,
+    /// All elements are finite.
+    pub finite: bool,
+}
+
+impl Extremes {
+    /// The extremes of no element at all.
+    pub const EMPTY: Extremes = Extremes { min: f32::INFINITY, max: f32::NEG_INFINITY, finite: true };
+
+    /// The extremes of both sets of elements.
+    pub fn merge(self, other: Extremes) -> Extremes {
+        Extremes {
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+            finite: self.finite && other.finite,
+        }
+    }
+
+    /// The largest magnitude; 0 where there is no element.
+    pub fn abs_max(self) -> f32 {
+        if self.min > self.max { 0.0 } else { self.max.max(-self.min) }
+    }
+}
+
+/// Independent accumulators of a reduction, so that it vectorizes without reordering anything.
+const LANES: usize = 32;
+
+dispatch! {
+    fn extremes_chunk(x: &[f32]) -> Extremes {
+        let (mut min, mut max, mut sum) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
+        let (blocks, rest) = x.as_chunks::<LANES>();
+        for block in blocks {
+            for i in 0..LANES {
+                let x = block[i];
+                min[i] = if x < min[i] { x } else { min[i] };
+                max[i] = if x > max[i] { x } else { max[i] };
+                // 0 for finite elements, NaN for others.
+                sum[i] += x * 0.0;
+            }
+        }
+        for (i, &x) in rest.iter().enumerate() {
+            min[i] = if x < min[i] { x } else { min[i] };
+            max[i] = if x > max[i] { x } else { max[i] };
+            sum[i] += x * 0.0;
+        }
+        Extremes {
+            min: min.into_iter().fold(f32::INFINITY, f32::min),
+            max: max.into_iter().fold(f32::NEG_INFINITY, f32::max),
+            finite: sum.into_iter().all(|s| s == 0.0),
+        }
+    }
+}
+
+/// The extremes of a whole tensor.
+pub fn extremes(x: &[f32]) -> Extremes {
+    let isa = Isa::detect();
+    parallel::reduce(x.len(), CHUNK, |range| extremes_chunk(isa, &x[range]), Extremes::merge)
+        .unwrap_or(Extremes::EMPTY)
+}
+
+/// The largest magnitude, NaN left out; 0 for an empty tensor.
+pub fn abs_max(x: &[f32]) -> f32 {
+    extremes(x).abs_max()
+}
+
+/// Rows of at most this many channels are swept together where neighbours belong to different channels.
+const COLUMNS: usize = 64;
+
+dispatch! {
+    /// Rows of `x`, `stride` apart, folded into one [`Extremes`] per column.
+    fn extremes_columns(x: &[f32], stride: usize, out: &mut [Extremes]) {
+        let width = out.len();
+        let (mut min, mut max, mut sum) = ([f32::INFINITY; COLUMNS], [f32::NEG_INFINITY; COLUMNS], [0.0f32; COLUMNS]);
+        let (min, max, sum) = (&mut min[..width], &mut max[..width], &mut sum[..width]);
+        for row in x.chunks(stride) {
+            let row = &row[..width];
+            for i in 0..width {
+                let x = row[i];
+                min[i] = if x < min[i] { x } else { min[i] };
+                max[i] = if x > max[i] { x } else { max[i] };
+                sum[i] += x * 0.0;
+            }
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = Extremes { min: min[i], max: max[i], finite: sum[i] == 0.0 };
+        }
+    }
+}
+
+/// The extremes of each channel; `out` has one element per channel.
+///
+/// # Panics
+/// When the lengths do not fit `axis`.
+pub fn extremes_channels(axis: Axis, x: &[f32], out: &mut [Extremes]) {
+    assert_eq!((x.len(), out.len()), (axis.len(), axis.channels), "input and output fit {axis:?}");
+    let isa = Isa::detect();
+    if x.is_empty() {
+        out.fill(Extremes::EMPTY);
+    } else if axis.inner == 1 {
+        parallel::for_each_chunk(out, COLUMNS, |i, out| {
+            extremes_columns(isa, &x[i * COLUMNS..], axis.channels, out);
+        });
+    } else {
+        parallel::for_each_chunk(out, 1, |channel, out| {
+            let runs = x.chunks_exact(axis.inner).skip(channel).step_by(axis.channels);
+            out[0] = runs.map(|run| extremes_chunk(isa, run)).fold(Extremes::EMPTY, Extremes::merge);
+        });
+    }
+}
+
+/// The largest magnitude of each channel; `out` has one element per channel.
+///
+/// # Panics
+/// When the lengths do not fit `axis`.
+pub fn abs_max_channels(axis: Axis, x: &[f32], out: &mut [f32]) {
+    let mut all = vec![Extremes::EMPTY; out.len()];
+    extremes_channels(axis, x, &mut all);
+    out.iter_mut().zip(all).for_each(|(out, e)| *out = e.abs_max());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naive(x: impl Iterator<Item = f32>) -> Extremes {
+        x.fold(Extremes::EMPTY, |e, x| Extremes {
+            min: e.min.min(x),
+            max: e.max.max(x),
+            finite: e.finite && x.is_finite(),
+        })
+    }
+
+    #[test]
+    fn extremes_of_tensors_and_channels() {
+        for axis in [
+            Axis { outer: 3, channels: 150, inner: 1 },
+            Axis { outer: 2, channels: 3, inner: 77 },
+            Axis { outer: 1, channels: 2, inner: 30_000 },
+            Axis { outer: 0, channels: 2, inner: 3 },
+        ] {
+            let mut x: Vec<f32> = (0..axis.len()).map(|i| ((i * 7919) % 1009) as f32 - 300.0).collect();
+            for special in [0.0, f32::NAN, f32::INFINITY] {
+                if let Some(last) = x.last_mut() {
+                    *last = special;
+                }
+                assert_eq!(extremes(&x), naive(x.iter().copied()));
+                let mut out = vec![Extremes::EMPTY; axis.channels];
+                extremes_channels(axis, &x, &mut out);
+                for (channel, out) in out.iter().enumerate() {
+                    let of = (0..x.len()).filter(|i| i / axis.inner % axis.channels == channel);
+                    assert_eq!(*out, naive(of.map(|i| x[i])), "{axis:?} {channel}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn magnitudes() {
+        assert_eq!(abs_max(&[]), 0.0);
+        assert_eq!(abs_max(&[1.0, -3.0]), 3.0);
+        assert_eq!(abs_max(&[-0.0, f32::NAN]), 0.0);
+        let mut out = [0.0; 2];
+        abs_max_channels(Axis { outer: 1, channels: 2, inner: 2 }, &[1.0, -2.0, 0.0, 0.5], &mut out);
+        assert_eq!(out, [2.0, 0.5]);
+    }
+}
