@@ -1,1 +1,12 @@
-//! See ARCHITECTURE.md.
+//! Runs a graph: lowers each node to a step, plans the memory, and runs the flat list of steps.
+//!
+//! No operator is named here. A [`Program`] is the compiled form of one graph for one set of shapes; a [`Machine`]
+//! is a program with its memory. Nothing is allocated inside a run.
+
+mod layout;
+mod machine;
+mod memory;
+mod program;
+
+pub use machine::{Machine, Profile};
+pub use program::{Error, Program};

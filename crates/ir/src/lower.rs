@@ -18,8 +18,15 @@ pub enum Layout {
 pub enum Layouts {
     /// Row-major only.
     Plain,
-    /// Element-wise: any, as long as all agree.
+    /// Element-wise with broadcasting: any, as long as all operands and results agree.
     Any,
+    /// Any, as long as the operands and results whose bit is set agree; the others are row-major.
+    Same {
+        /// Bit `i` stands for operand `i`.
+        ins: u32,
+        /// Bit `i` stands for result `i`.
+        outs: u32,
+    },
     /// Channels-last for the operands and results whose bit is set, row-major for the others.
     ChannelsLast {
         /// Bit `i` stands for operand `i`.
