@@ -1,6 +1,6 @@
 //! Evaluates one operation on constants: constant folding and tests.
 
-use crate::{Arg, Infer, Io, Layout, Lower, Op, Operand, Type};
+use crate::{Arg, Infer, Io, Layout, Layouts, Lower, Op, Operand, Type};
 use smallvec::SmallVec;
 use tensor::Tensor;
 
@@ -14,7 +14,17 @@ fn aligned(bytes: usize) -> Vec<u64> {
     vec![0; bytes.div_ceil(8)]
 }
 
-/// The results of `op` on these operands, all row-major.
+/// Reorders elements of `width` bytes from `(N, C, spatial...)` to channels-last or back.
+fn relayout(src: &[u8], dst: &mut [u8], shape: &[usize], width: usize, to_channels_last: bool) {
+    let (n, c, inner) = (shape[0], shape[1], shape[2..].iter().product::<usize>());
+    for (b, ch, i) in (0..n).flat_map(|b| (0..c).flat_map(move |ch| (0..inner).map(move |i| (b, ch, i)))) {
+        let (plain, last) = ((b * c + ch) * inner + i, (b * inner + i) * c + ch);
+        let (from, to) = if to_channels_last { (plain, last) } else { (last, plain) };
+        dst[to * width..][..width].copy_from_slice(&src[from * width..][..width]);
+    }
+}
+
+/// The results of `op` on these operands: given and returned row-major, passed to the kernel as [`Op::layouts`] asks.
 ///
 /// # Errors
 /// When shapes do not fit, are not fully determined, or the operator has no kernel for them.
@@ -23,8 +33,19 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         ins.iter().map(|t| t.map(|t| Type::new(t.dtype(), t.shape().iter().copied()))).collect();
     let args: Vec<Option<Arg>> =
         types.iter().zip(ins).map(|(ty, &value)| ty.as_ref().map(|ty| Arg { ty, value })).collect();
-    let operand = |ty: &Type, value: Option<Tensor>| match (ty.dtype, ty.dims()) {
-        (Some(dtype), Some(shape)) => Ok(Operand { dtype, shape, layout: Layout::Plain, value }),
+    let (in_mask, out_mask) = match op.layouts() {
+        Layouts::ChannelsLast { ins, outs } => (ins, outs),
+        _ => (0, 0),
+    };
+    let layout = |mask: u32, i: usize, shape: &[usize]| match mask.checked_shr(i as u32).unwrap_or(0) & 1 {
+        1 if shape.len() >= 3 => Layout::ChannelsLast,
+        _ => Layout::Plain,
+    };
+    let operand = |ty: &Type, value: Option<Tensor>, mask: u32, i: usize| match (ty.dtype, ty.dims()) {
+        (Some(dtype), Some(shape)) => {
+            let layout = layout(mask, i, &shape);
+            Ok(Operand { dtype, shape, layout, value: value.filter(|_| layout == Layout::Plain) })
+        }
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
     let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
@@ -32,9 +53,15 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         ins: types
             .iter()
             .zip(ins)
-            .map(|(ty, v)| ty.as_ref().map(|ty| operand(ty, v.cloned())).transpose())
+            .enumerate()
+            .map(|(i, (ty, v))| ty.as_ref().map(|ty| operand(ty, v.cloned(), in_mask, i)).transpose())
             .collect::<Result<_, _>>()?,
-        outs: out_types.iter().take(outs).map(|ty| operand(ty, None)).collect::<Result<_, _>>()?,
+        outs: out_types
+            .iter()
+            .take(outs)
+            .enumerate()
+            .map(|(i, ty)| operand(ty, None, out_mask, i))
+            .collect::<Result<_, _>>()?,
     };
     let step = op.lower(&lower).map_err(EvalError)?;
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
@@ -47,10 +74,15 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
     // Operands may come unaligned from a mapped file.
     let copies: Vec<Option<Vec<u64>>> = ins
         .iter()
-        .map(|t| {
-            t.map(|t| {
+        .zip(&lower.ins)
+        .map(|(t, o)| {
+            t.zip(o.as_ref()).map(|(t, o)| {
                 let mut copy = aligned(t.bytes().len());
-                bytemuck::cast_slice_mut::<u64, u8>(&mut copy)[..t.bytes().len()].copy_from_slice(t.bytes());
+                let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut copy)[..t.bytes().len()];
+                match o.layout {
+                    Layout::Plain => bytes.copy_from_slice(t.bytes()),
+                    Layout::ChannelsLast => relayout(t.bytes(), bytes, &o.shape, o.dtype.bytes(1), true),
+                }
                 copy
             })
         })
@@ -74,6 +106,12 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
     results
         .iter()
         .zip(&lower.outs)
-        .map(|(r, o)| tensor(o, bytes::Bytes::copy_from_slice(&bytemuck::cast_slice::<u64, u8>(r)[..size(o)])))
+        .map(|(r, o)| {
+            let mut bytes = bytemuck::cast_slice::<u64, u8>(r)[..size(o)].to_vec();
+            if o.layout == Layout::ChannelsLast {
+                relayout(&bytes.clone(), &mut bytes, &o.shape, o.dtype.bytes(1), false);
+            }
+            tensor(o, bytes.into())
+        })
         .collect()
 }

@@ -60,6 +60,15 @@ impl Operand {
         self.len() == 0
     }
 
+    /// Where dimension `axis` of the shape stands in [`Operand::memory_shape`].
+    pub fn memory_axis(&self, axis: usize) -> usize {
+        match (self.layout, axis) {
+            (Layout::ChannelsLast, 1) => self.shape.len() - 1,
+            (Layout::ChannelsLast, 2..) => axis - 1,
+            _ => axis,
+        }
+    }
+
     /// Sizes in the order of memory: `(N, H, W, C)` when channels-last.
     pub fn memory_shape(&self) -> Vec<usize> {
         let mut s = self.shape.clone();

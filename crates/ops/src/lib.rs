@@ -1,21 +1,50 @@
 //! The operators: one file each, with attributes and opset history, shape rule, kernel call, gradient, behaviour
 //! under quantization, and tests. Adding one is a file and a line in [`OPS`].
 
+mod abs_max;
+mod activation_scale;
 mod add;
+mod dequantize_linear;
+mod fake_quant;
+mod observe;
+mod pact;
+mod quantize_linear;
 mod relu;
+mod weight_scale;
 
 mod shapes;
 mod unary;
 
+pub use abs_max::AbsMax;
+pub use activation_scale::{ActivationScale, Scheme};
 pub use add::Add;
+pub use dequantize_linear::DequantizeLinear;
+pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
+pub use observe::Observe;
+pub use pact::{Pact, PactGrad};
+pub use quantize_linear::QuantizeLinear;
 pub use relu::Relu;
+pub use weight_scale::WeightScale;
 
 use ir::{Parse, Parsed, Registry};
 
 type ParseFn = fn(&Parse) -> Result<Parsed, String>;
 
 /// Every operator: domain, type, reader. Sorted.
-const OPS: &[(&str, &str, ParseFn)] = &[("", "Add", add::parse), ("", "Relu", relu::parse)];
+const OPS: &[(&str, &str, ParseFn)] = &[
+    ("", "Add", add::parse),
+    ("", "DequantizeLinear", dequantize_linear::parse),
+    ("", "QuantizeLinear", quantize_linear::parse),
+    ("", "Relu", relu::parse),
+    ("qat", "AbsMax", abs_max::parse),
+    ("qat", "ActivationScale", activation_scale::parse),
+    ("qat", "FakeQuant", fake_quant::parse),
+    ("qat", "FakeQuantGrad", fake_quant::parse_grad),
+    ("qat", "Observe", observe::parse),
+    ("qat", "Pact", pact::parse),
+    ("qat", "PactGrad", pact::parse_grad),
+    ("qat", "WeightScale", weight_scale::parse),
+];
 
 /// The operators of this crate, for readers of ONNX files and graph text.
 pub struct Ops;

@@ -18,3 +18,17 @@ pub(crate) fn broadcast(a: &Type, b: &Type) -> Result<Option<Vec<Dim>>, String> 
         .collect::<Result<_, _>>()
         .map(Some)
 }
+
+/// Checks that the scale (or zero point) of a quantizer is a scalar, or has one element per channel of `axis`.
+pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &str) -> Result<(), String> {
+    let Some(dims) = scale.dims() else { return Ok(()) };
+    let fits = match (axis, &x.shape) {
+        (None, _) => dims.iter().product::<usize>() == 1,
+        (Some(_), None) => true,
+        (Some(axis), Some(shape)) => {
+            shape.get(axis).is_some_and(|d| dims.len() == 1 && d.agrees(&Dim::Fixed(dims[0])))
+        }
+    };
+    let along = axis.map_or("the whole tensor".to_string(), |a| format!("axis {a}"));
+    if fits { Ok(()) } else { Err(format!("the {what} has shape {dims:?}, which does not fit {along} of {x}")) }
+}

@@ -1,0 +1,103 @@
+//! `DequantizeLinear` (ONNX 10, 13, 19, 21): `(x - zero_point) * scale`, per tensor or per axis.
+
+use crate::quantize_linear::{extra, rows};
+use crate::shapes::channel_scale;
+use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
+use kernels::quant::{Grid, Quantizer, Scales, dequantize_i8, dequantize_i32, dequantize_u8};
+use tensor::DType;
+
+/// `DequantizeLinear(x, scale, zero_point?)`: int8, uint8 or int32 to f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DequantizeLinear {
+    /// Channel axis of a per-channel scale; negative counts from the end.
+    pub axis: i64,
+    /// Attributes of later opsets that we keep but do not compute (`block_size`).
+    pub extra: Vec<(String, i64)>,
+}
+
+impl Default for DequantizeLinear {
+    fn default() -> Self {
+        DequantizeLinear { axis: 1, extra: Vec::new() }
+    }
+}
+
+/// Reads the operator.
+pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    Ok(DequantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs) }.into())
+}
+
+impl Op for DequantizeLinear {
+    fn name(&self) -> &str {
+        "DequantizeLinear"
+    }
+
+    fn attrs(&self) -> Attrs {
+        let attrs = Attrs::new().with_int("axis", self.axis, 1);
+        self.extra.iter().fold(attrs, |a, (name, value)| a.with(name, Attr::Int(*value)))
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let (x, scale) = (cx.ty(0)?, cx.float(1)?);
+        if let (Some(dims), Some(rank)) = (scale.dims(), x.rank())
+            && dims.iter().product::<usize>() != 1
+            && self.extra.iter().all(|(name, _)| name != "block_size")
+        {
+            let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
+            channel_scale(x, scale, usize::try_from(axis).ok().or(Some(usize::MAX)), "scale")?;
+        }
+        Ok(vec![Type { dtype: scale.dtype, shape: x.shape.clone() }])
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let x = cx.input(0)?;
+        let (dtype, scales) = (x.dtype, cx.typed::<f32>(1)?.len());
+        let rows = rows(x, self.axis, scales)?;
+        let zero_point: Vec<i32> = match cx.optional(2) {
+            None => vec![0; scales],
+            Some(_) => cx.constant(2)?.to_i64().into_iter().map(|z| z as i32).collect(),
+        };
+        if zero_point.len() != scales {
+            return Err(format!("{} zero points stand beside {scales} scales", zero_point.len()));
+        }
+        if !matches!(dtype, DType::U8 | DType::I8 | DType::I32) {
+            return Err(format!("the executor dequantizes uint8, int8 and int32, not {dtype}"));
+        }
+        let quantizer = Quantizer::onnx(Grid::I8);
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let scales = Scales::affine(parts.input(1), &zero_point);
+            match dtype {
+                DType::U8 => dequantize_u8(quantizer, rows, scales, parts.input(0), parts.output(0)),
+                DType::I8 => dequantize_i8(quantizer, rows, scales, parts.input(0), parts.output(0)),
+                _ => dequantize_i32(quantizer, rows, scales, parts.input(0), parts.output(0)),
+            }
+            Ok(())
+        }))
+    }
+
+    fn layouts(&self) -> Layouts {
+        Layouts::Same { ins: 1, outs: 1 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use tensor::Tensor;
+
+    #[test]
+    fn codes_become_values() {
+        let (scale, zp) = (Tensor::scalar(0.5f32), Tensor::new(&[], vec![10u8]));
+        let x = Tensor::new(&[3], vec![0u8, 10, 255]);
+        let y = ir::eval(&DequantizeLinear::default(), &[Some(&x), Some(&scale), Some(&zp)], 1).unwrap();
+        assert_eq!(y[0].to_f32(), [-5.0, 0.0, 122.5]);
+    }
+
+    #[test]
+    fn a_bias_is_int32() {
+        let (x, scale) = (Tensor::new(&[2], vec![-3i32, 7]), Tensor::new(&[2], vec![0.5f32, 2.0]));
+        let op = DequantizeLinear { axis: 0, extra: vec![] };
+        assert_eq!(ir::eval(&op, &[Some(&x), Some(&scale)], 1).unwrap()[0].to_f32(), [-1.5, 14.0]);
+    }
+}
