@@ -1,0 +1,510 @@
+//! Operators of one operand.
+
+use super::math;
+use crate::parallel::{CHUNK, for_each_chunk};
+use crate::simd::{Isa, dispatch};
+
+/// An element-wise operator of one operand. Names and formulas are those of the ONNX operators, except where stated.
+///
+/// Gradients at kinks follow PyTorch. NaN stays NaN in every operator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// `x`.
+    Identity,
+    /// `max(x, 0)`; the gradient at 0 is 0.
+    Relu,
+    /// `x` above 0, else `alpha x`; the gradient at 0 is `alpha`.
+    LeakyRelu {
+        /// Slope of the negative part.
+        alpha: f32,
+    },
+    /// `x` above 0, else `alpha (e^x - 1)`; the gradient at 0 is `alpha`.
+    Elu {
+        /// Scale of the negative part.
+        alpha: f32,
+    },
+    /// `min(max(x, lo), hi)`; the gradient passes on the closed interval `lo..=hi`. Relu6 is `Clip { lo: 0, hi: 6 }`.
+    Clip {
+        /// Lower bound; minus infinity for none.
+        lo: f32,
+        /// Upper bound; infinity for none. Wins where it is less than `lo`.
+        hi: f32,
+    },
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `min(max(alpha x + beta, 0), 1)`; the gradient passes strictly between the bounds.
+    HardSigmoid {
+        /// Slope; 0.2 by default in ONNX, 1/6 in MobileNetV3.
+        alpha: f32,
+        /// Value at 0.
+        beta: f32,
+    },
+    /// `x min(max(x / 6 + 1/2, 0), 1)`; the gradient at -3 is 0 and at 3 is 1.
+    HardSwish,
+    /// `x sigmoid(x)`, also called swish.
+    Silu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `e^x`.
+    Exp,
+    /// The natural logarithm.
+    Log,
+    /// The square root.
+    Sqrt,
+    /// `-x`.
+    Neg,
+    /// `|x|`; the gradient at 0 is 0.
+    Abs,
+    /// -1, 0 or 1; the gradient is 0.
+    Sign,
+    /// The error function.
+    Erf,
+    /// `x (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`: Gelu with `approximate = "tanh"`.
+    GeluTanh,
+    /// `log(1 + e^x)`.
+    Softplus,
+    /// `x / (1 + |x|)`.
+    Softsign,
+    /// `1 / x`.
+    Reciprocal,
+    /// The largest integer not above `x`; the gradient is 0, as for the two below.
+    Floor,
+    /// The smallest integer not below `x`.
+    Ceil,
+    /// The nearest integer, ties to even.
+    Round,
+    /// The sine, from the standard library: not vectorized.
+    Sin,
+    /// The cosine, from the standard library: not vectorized.
+    Cos,
+}
+
+/// Which value of the forward pass a gradient reads, and an executor therefore has to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// Neither.
+    Nothing,
+    /// The operand `x`.
+    Input,
+    /// The result `y`.
+    Output,
+}
+
+/// Length of the blocks that the in-place forms copy to the stack, in elements: 2 KiB.
+const BLOCK: usize = 512;
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const GELU_CUBIC: f32 = 0.044715;
+
+impl Unary {
+    /// What [`Unary::grad`] reads.
+    pub fn saved(self) -> Saved {
+        use Unary::*;
+        match self {
+            Identity | Neg | Sign | Floor | Ceil | Round => Saved::Nothing,
+            Relu | Sigmoid | Tanh | Exp | Sqrt | Reciprocal => Saved::Output,
+            _ => Saved::Input,
+        }
+    }
+
+    /// `y = op(x)`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+        assert_eq!(x.len(), y.len());
+        let isa = Isa::detect();
+        for_each_chunk(y, CHUNK, |i, y| forward(isa, self, &x[i * CHUNK..][..y.len()], y));
+    }
+
+    /// `x = op(x)`.
+    pub fn forward_in_place(self, x: &mut [f32]) {
+        let isa = Isa::detect();
+        for_each_chunk(x, CHUNK, |_, x| {
+            let mut copy = [0.0; BLOCK];
+            for x in x.chunks_mut(BLOCK) {
+                let copy = &mut copy[..x.len()];
+                copy.copy_from_slice(x);
+                forward(isa, self, copy, x);
+            }
+        });
+    }
+
+    /// `dx = op'(x) dy`. Of `x` and `y` only the one that [`Unary::saved`] names is read; the other may be empty.
+    ///
+    /// # Panics
+    /// When the lengths of the slices that are read differ.
+    pub fn grad(self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        assert_eq!(dy.len(), dx.len());
+        let isa = Isa::detect();
+        let saved = self.pick(x, y).unwrap_or(dy);
+        for_each_chunk(dx, CHUNK, |i, dx| {
+            let range = i * CHUNK..i * CHUNK + dx.len();
+            grad(isa, self, &saved[range.clone()], &dy[range], dx);
+        });
+    }
+
+    /// [`Unary::grad`] that overwrites `dy` with `dx`.
+    ///
+    /// # Panics
+    /// As [`Unary::grad`].
+    pub fn grad_in_place(self, x: &[f32], y: &[f32], dy: &mut [f32]) {
+        let saved = self.pick(x, y);
+        if let Some(saved) = saved {
+            assert_eq!(saved.len(), dy.len());
+        }
+        let isa = Isa::detect();
+        for_each_chunk(dy, CHUNK, |i, dy| {
+            let mut copy = [0.0; BLOCK];
+            for (j, dy) in dy.chunks_mut(BLOCK).enumerate() {
+                let copy = &mut copy[..dy.len()];
+                copy.copy_from_slice(dy);
+                // Operators that read nothing of the forward pass get the gradient in its place.
+                let saved = saved.map_or(&*copy, |saved| &saved[i * CHUNK + j * BLOCK..][..dy.len()]);
+                grad(isa, self, saved, copy, dy);
+            }
+        });
+    }
+
+    fn pick<'a>(self, x: &'a [f32], y: &'a [f32]) -> Option<&'a [f32]> {
+        match self.saved() {
+            Saved::Nothing => None,
+            Saved::Input => Some(x),
+            Saved::Output => Some(y),
+        }
+    }
+}
+
+#[inline(always)]
+fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = f(x);
+    }
+}
+
+/// `min(max(x, lo), hi)` that keeps NaN.
+#[inline(always)]
+fn clip(x: f32, lo: f32, hi: f32) -> f32 {
+    let x = if x < lo { lo } else { x };
+    if x > hi { hi } else { x }
+}
+
+/// -1, 0 or 1; NaN for NaN.
+#[inline(always)]
+pub(crate) fn sign(x: f32) -> f32 {
+    let positive = if x > 0.0 { 1.0 } else { x * 0.0 };
+    if x < 0.0 { -1.0 } else { positive }
+}
+
+/// The argument of the hyperbolic tangent in `GeluTanh`.
+#[inline(always)]
+fn gelu_argument(x: f32) -> f32 {
+    SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x)
+}
+
+/// The distribution function of the standard normal distribution.
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 + 0.5 * math::erf(x * std::f32::consts::FRAC_1_SQRT_2)
+}
+
+dispatch! {
+    fn forward(op: Unary, x: &[f32], y: &mut [f32]) {
+        match op {
+            Unary::Identity => y.copy_from_slice(x),
+            Unary::Relu => map(x, y, |x| if x <= 0.0 { 0.0 } else { x }),
+            Unary::LeakyRelu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha * x }),
+            Unary::Elu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha * math::exp_m1(x) }),
+            Unary::Clip { lo, hi } => map(x, y, |x| clip(x, lo, hi)),
+            Unary::Sigmoid => map(x, y, math::sigmoid),
+            Unary::HardSigmoid { alpha, beta } => map(x, y, |x| clip(alpha * x + beta, 0.0, 1.0)),
+            Unary::HardSwish => map(x, y, |x| x * clip(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)),
+            Unary::Silu => map(x, y, |x| x * math::sigmoid(x)),
+            Unary::Tanh => map(x, y, math::tanh),
+            Unary::Exp => map(x, y, math::exp),
+            Unary::Log => map(x, y, math::log),
+            Unary::Sqrt => map(x, y, f32::sqrt),
+            Unary::Neg => map(x, y, |x| -x),
+            Unary::Abs => map(x, y, f32::abs),
+            Unary::Sign => map(x, y, sign),
+            Unary::Erf => map(x, y, math::erf),
+            Unary::Gelu => map(x, y, |x| x * normal_cdf(x)),
+            Unary::GeluTanh => map(x, y, |x| 0.5 * x * (1.0 + math::tanh(gelu_argument(x)))),
+            Unary::Softplus => map(x, y, math::softplus),
+            Unary::Softsign => map(x, y, |x| x / (1.0 + x.abs())),
+            Unary::Reciprocal => map(x, y, |x| 1.0 / x),
+            Unary::Floor => map(x, y, f32::floor),
+            Unary::Ceil => map(x, y, f32::ceil),
+            Unary::Round => map(x, y, f32::round_ties_even),
+            Unary::Sin => map(x, y, f32::sin),
+            Unary::Cos => map(x, y, f32::cos),
+        }
+    }
+}
+
+/// `dx = f(v, dy)` where `v` is the saved value.
+#[inline(always)]
+fn zip(v: &[f32], dy: &[f32], dx: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    for ((dx, &v), &dy) in dx.iter_mut().zip(v).zip(dy) {
+        *dx = f(v, dy);
+    }
+}
+
+dispatch! {
+    /// `v` is what `op.saved()` names: `x`, `y`, or anything.
+    fn grad(op: Unary, v: &[f32], dy: &[f32], dx: &mut [f32]) {
+        match op {
+            Unary::Identity => dx.copy_from_slice(dy),
+            Unary::Neg => map(dy, dx, |dy| -dy),
+            Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round => dx.fill(0.0),
+            Unary::Relu => zip(v, dy, dx, |y, dy| if y > 0.0 { dy } else { 0.0 }),
+            Unary::LeakyRelu { alpha } => zip(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * dy }),
+            Unary::Elu { alpha } => zip(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * math::exp(x) * dy }),
+            Unary::Clip { lo, hi } => zip(v, dy, dx, |x, dy| if x >= lo && x <= hi { dy } else { 0.0 }),
+            Unary::Sigmoid => zip(v, dy, dx, |y, dy| dy * (y * (1.0 - y))),
+            Unary::HardSigmoid { alpha, beta } => zip(v, dy, dx, |x, dy| {
+                let y = alpha * x + beta;
+                if y > 0.0 && y < 1.0 { alpha * dy } else { 0.0 }
+            }),
+            Unary::HardSwish => zip(v, dy, dx, |x, dy| {
+                let middle = if x > -3.0 { dy * (x * (1.0 / 3.0) + 0.5) } else { 0.0 };
+                if x >= 3.0 { dy } else { middle }
+            }),
+            Unary::Silu => zip(v, dy, dx, |x, dy| {
+                let s = math::sigmoid(x);
+                dy * (s + x * s * (1.0 - s))
+            }),
+            Unary::Tanh => zip(v, dy, dx, |y, dy| dy * (1.0 - y * y)),
+            Unary::Exp => zip(v, dy, dx, |y, dy| dy * y),
+            Unary::Log => zip(v, dy, dx, |x, dy| dy / x),
+            Unary::Sqrt => zip(v, dy, dx, |y, dy| dy / (2.0 * y)),
+            Unary::Abs => zip(v, dy, dx, |x, dy| sign(x) * dy),
+            Unary::Erf => zip(v, dy, dx, |x, dy| dy * (std::f32::consts::FRAC_2_SQRT_PI * math::exp(-x * x))),
+            Unary::Gelu => zip(v, dy, dx, |x, dy| {
+                let density = (0.5 * std::f32::consts::FRAC_1_SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI)
+                    * math::exp(-0.5 * x * x);
+                dy * (normal_cdf(x) + x * density)
+            }),
+            Unary::GeluTanh => zip(v, dy, dx, |x, dy| {
+                let t = math::tanh(gelu_argument(x));
+                let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * GELU_CUBIC * x * x);
+                dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+            }),
+            Unary::Softplus => zip(v, dy, dx, |x, dy| dy * math::sigmoid(x)),
+            Unary::Softsign => zip(v, dy, dx, |x, dy| {
+                let d = 1.0 + x.abs();
+                dy / (d * d)
+            }),
+            Unary::Reciprocal => zip(v, dy, dx, |y, dy| -dy * (y * y)),
+            Unary::Sin => zip(v, dy, dx, |x, dy| dy * x.cos()),
+            Unary::Cos => zip(v, dy, dx, |x, dy| -dy * x.sin()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elementwise::testing::{bits, close, drawn, on_any_pool, wide};
+
+    const ALL: [Unary; 27] = [
+        Unary::Identity,
+        Unary::Relu,
+        Unary::LeakyRelu { alpha: 0.1 },
+        Unary::Elu { alpha: 1.3 },
+        Unary::Clip { lo: -1.0, hi: 2.5 },
+        Unary::Sigmoid,
+        Unary::HardSigmoid { alpha: 0.2, beta: 0.45 },
+        Unary::HardSwish,
+        Unary::Silu,
+        Unary::Tanh,
+        Unary::Exp,
+        Unary::Log,
+        Unary::Sqrt,
+        Unary::Neg,
+        Unary::Abs,
+        Unary::Sign,
+        Unary::Erf,
+        Unary::Gelu,
+        Unary::GeluTanh,
+        Unary::Softplus,
+        Unary::Softsign,
+        Unary::Reciprocal,
+        Unary::Floor,
+        Unary::Ceil,
+        Unary::Round,
+        Unary::Sin,
+        Unary::Cos,
+    ];
+
+    fn erf(x: f64) -> f64 {
+        // Independent of the kernel's fit: the Taylor series, good for |x| < 6 in double precision to about 1e-4 of an
+        // f32 rounding step near 0 and 1e-6 at 4.
+        let (mut term, mut sum) = (x, 0.0);
+        for k in 0..150 {
+            sum += term / (2 * k + 1) as f64;
+            term *= -x * x / (k + 1) as f64;
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    fn reference(op: Unary, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match op {
+            Unary::Identity => x,
+            Unary::Relu => x.max(0.0),
+            Unary::LeakyRelu { alpha } => if x > 0.0 { x } else { alpha as f64 * x },
+            Unary::Elu { alpha } => if x > 0.0 { x } else { alpha as f64 * x.exp_m1() },
+            Unary::Clip { lo, hi } => x.max(lo as f64).min(hi as f64),
+            Unary::Sigmoid => sigmoid(x),
+            Unary::HardSigmoid { alpha, beta } => (alpha as f64 * x + beta as f64).clamp(0.0, 1.0),
+            Unary::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            Unary::Silu => x * sigmoid(x),
+            Unary::Tanh => x.tanh(),
+            Unary::Exp => x.exp(),
+            Unary::Log => x.ln(),
+            Unary::Sqrt => x.sqrt(),
+            Unary::Neg => -x,
+            Unary::Abs => x.abs(),
+            Unary::Sign => if x == 0.0 { 0.0 } else { x.signum() },
+            Unary::Erf => erf(x),
+            Unary::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+            Unary::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Unary::Softplus => x.exp().ln_1p(),
+            Unary::Softsign => x / (1.0 + x.abs()),
+            Unary::Reciprocal => 1.0 / x,
+            Unary::Floor => x.floor(),
+            Unary::Ceil => x.ceil(),
+            Unary::Round => x.round_ties_even(),
+            Unary::Sin => x.sin(),
+            Unary::Cos => x.cos(),
+        }
+    }
+
+    /// Operands in -4..4, made positive where the operator wants that, and kept away from kinks.
+    fn operands(op: Unary) -> Vec<f32> {
+        let mut x = drawn(7, 1003, 4.0);
+        if matches!(op, Unary::Log | Unary::Sqrt | Unary::Reciprocal) {
+            x.iter_mut().for_each(|x| *x = x.abs() + 0.05);
+        }
+        for x in &mut x {
+            for kink in [-3.0, -2.25, -1.0, 0.0, 2.5, 2.75, 3.0, x.round()] {
+                if (*x - kink).abs() < 1e-3 {
+                    *x = kink + 2e-3;
+                }
+            }
+        }
+        x
+    }
+
+    #[test]
+    fn forward_and_gradient_against_double_precision() {
+        for op in ALL {
+            let x = operands(op);
+            let dy = drawn(8, x.len(), 1.0);
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            op.forward(&x, &mut y);
+            close(&y, &wide(&x).iter().map(|&x| reference(op, x)).collect::<Vec<_>>(), 1e-6);
+            op.grad(&x, &y, &dy, &mut dx);
+            let slope = |x: f64| (reference(op, x + 1e-5) - reference(op, x - 1e-5)) / 2e-5;
+            let want: Vec<f64> = wide(&x).iter().zip(wide(&dy)).map(|(&x, dy)| slope(x) * dy).collect();
+            close(&dx, &want, 3e-6);
+        }
+    }
+
+    #[test]
+    fn in_place_and_unread_operands_change_nothing() {
+        for op in ALL {
+            let x = operands(op);
+            let dy = drawn(9, x.len(), 1.0);
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            op.forward(&x, &mut y);
+            op.grad(&x, &y, &dy, &mut dx);
+            let mut z = x.clone();
+            op.forward_in_place(&mut z);
+            assert_eq!(bits(&z), bits(&y), "{op:?}");
+            let (x, y): (&[f32], &[f32]) = match op.saved() {
+                Saved::Nothing => (&[], &[]),
+                Saved::Input => (&x, &[]),
+                Saved::Output => (&[], &y),
+            };
+            let mut z = dy.clone();
+            op.grad_in_place(x, y, &mut z);
+            assert_eq!(bits(&z), bits(&dx), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_give_the_same_bits() {
+        let mut x = drawn(3, 2003, 20.0);
+        x.extend([0.0, -0.0, f32::INFINITY, -f32::INFINITY, f32::NAN, 1e-40, -1e-40, 88.6, -103.0, 0.5, 2.5]);
+        let dy = drawn(4, x.len(), 1.0);
+        for op in ALL {
+            let run = |isa| {
+                let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+                forward(isa, op, &x, &mut y);
+                grad(isa, op, if op.saved() == Saved::Output { &y } else { &x }, &dy, &mut dx);
+                (bits(&y), bits(&dx))
+            };
+            let scalar = run(Isa::Scalar);
+            for isa in Isa::ALL {
+                assert!(run(isa) == scalar, "{op:?} on {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let x = drawn(5, 3 * CHUNK + 17, 5.0);
+        on_any_pool(|| {
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            Unary::Gelu.forward(&x, &mut y);
+            Unary::Gelu.grad(&x, &[], &y, &mut dx);
+            Unary::Tanh.forward_in_place(&mut y);
+            (y, dx)
+        });
+    }
+
+    #[test]
+    fn gradients_at_kinks() {
+        let at = |op: Unary, x: f32| {
+            let (mut y, mut dx) = ([0.0], [0.0]);
+            op.forward(&[x], &mut y);
+            op.grad(&[x], &y, &[1.0], &mut dx);
+            dx[0]
+        };
+        assert_eq!(at(Unary::Relu, 0.0), 0.0);
+        assert_eq!(at(Unary::LeakyRelu { alpha: 0.1 }, 0.0), 0.1);
+        assert_eq!(at(Unary::Elu { alpha: 0.5 }, 0.0), 0.5);
+        let clip = Unary::Clip { lo: 0.0, hi: 6.0 };
+        assert_eq!([at(clip, 0.0), at(clip, 6.0), at(clip, 6.1)], [1.0, 1.0, 0.0]);
+        let hard = Unary::HardSigmoid { alpha: 0.25, beta: 0.5 };
+        assert_eq!([at(hard, -2.0), at(hard, 2.0), at(hard, 1.9)], [0.0, 0.0, 0.25]);
+        assert_eq!([at(Unary::HardSwish, -3.0), at(Unary::HardSwish, 3.0)], [0.0, 1.0]);
+        assert_eq!(at(Unary::Abs, 0.0), 0.0);
+    }
+
+    #[test]
+    fn not_a_number_stays() {
+        for op in ALL {
+            let mut y = [0.0];
+            op.forward(&[f32::NAN], &mut y);
+            assert!(y[0].is_nan(), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn hand_computed_values() {
+        let mut y = [0.0; 4];
+        Unary::Round.forward(&[0.5, 1.5, -2.5, 2.6], &mut y);
+        assert_eq!(y, [0.0, 2.0, -2.0, 3.0]);
+        Unary::Clip { lo: 3.0, hi: 1.0 }.forward(&[0.0, 2.0, 3.0, 9.0], &mut y);
+        assert_eq!(y, [1.0; 4], "the upper bound wins");
+        Unary::HardSwish.forward(&[-4.0, -3.0, 0.0, 3.0], &mut y);
+        assert_eq!(y, [0.0, 0.0, 0.0, 3.0]);
+    }
+}
