@@ -84,8 +84,9 @@ impl Statistic {
                 state[1..4].copy_from_slice(&[o.scale, o.state, o.accum]);
             }
             Statistic::RangeAbsMax { .. } => {
-                state[2] += 1.0;
-                state[1] = window_step(&mut state[3..], state[2] as u64, state[1], e.abs_max());
+                let (head, window) = state.split_at_mut(3);
+                head[2] += 1.0;
+                head[1] = window_step(window, head[2] as u64, head[1], e.abs_max());
             }
         }
         Ok(())
