@@ -1,1 +1,55 @@
-//! See ARCHITECTURE.md.
+//! Graph passes, one per file, and the quantization configuration.
+
+mod config;
+mod eval_form;
+mod float_view;
+mod fold_constants;
+mod freeze;
+mod hooks;
+mod insert_fake_quant;
+mod observe_outputs;
+mod pact;
+mod pass;
+mod quantize_activations;
+mod quantizer;
+
+pub use config::{
+    ActivationQuantizeType, ConfigError, DeployBackend, Numerics, PreprocessType, QatConfig, QuantConfig,
+    QuantConfigBuilder, WeightQuantizeType,
+};
+pub use eval_form::DropUpdates;
+pub use float_view::FloatWeights;
+pub use fold_constants::FoldConstants;
+pub use freeze::Freeze;
+pub use hooks::{Hooks, Preprocess, Quantize, Site};
+pub use insert_fake_quant::InsertFakeQuant;
+pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
+pub use pact::{InsertPreprocess, PACT_GROUP, Pact};
+pub use pass::{Line, Pass, Pipeline, Report, Verdict};
+pub use quantize_activations::QuantizeActivations;
+pub use quantizer::{ActivationQuantizer, WeightQuantizer};
+
+use ir::{Graph, GraphError};
+
+/// Inserts quantizers for training: PaddleSlim's `quant_aware`.
+///
+/// # Errors
+/// When a quantizer cannot be built: names the node.
+pub fn quant_aware(graph: &mut Graph, config: &QuantConfig, hooks: &Hooks) -> Result<Report, GraphError> {
+    let pipeline = Pipeline::new()
+        .then(InsertFakeQuant { config: config.clone(), hooks: hooks.clone() })
+        .then(QuantizeActivations { config: config.clone(), hooks: hooks.clone() });
+    match config.numerics {
+        Numerics::Deploy => pipeline,
+        Numerics::Compat => pipeline.then(ObserveOutputs { moving_rate: config.moving_rate }),
+    }
+    .run(graph)
+}
+
+/// Freezes a trained graph into int8: PaddleSlim's `convert`.
+///
+/// # Errors
+/// When the graph is not one that [`quant_aware`] made: names the node.
+pub fn convert(graph: &mut Graph) -> Result<Report, GraphError> {
+    Pipeline::new().then(DropUpdates).then(Freeze).run(graph)
+}

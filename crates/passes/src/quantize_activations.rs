@@ -1,0 +1,130 @@
+//! `quantize-activations`: puts quantizers around the operators without weights that runtimes compute on codes.
+//!
+//! ```text
+//! add1 = Add (x_fq, y)
+//! relu1 = Relu (add1)
+//! ->
+//! y_fq = qat.FakeQuant (y, …)
+//! add1 = Add (x_fq, y_fq)
+//! relu1 = Relu (add1)
+//! relu1_fq = qat.FakeQuant (relu1, …)
+//! ```
+//!
+//! Under [`Numerics::Deploy`] an operator takes part when one of its operands is quantized already: an island of integers
+//! between float operators would only cost. Under [`Numerics::Compat`] it is PaddleSlim's `AddQuantDequantPass` (V1):
+//! operators of the configured types whose operands are all computed get a quantizer of their own per operand.
+
+use crate::config::{Numerics, QuantConfig};
+use crate::hooks::Hooks;
+use crate::insert_fake_quant::fused_result;
+use crate::pass::{Pass, Report, operations};
+use crate::quantizer::Inserter;
+use ir::{Graph, GraphError, Kind, NodeId, QuantRole, ValueId};
+use tensor::DType;
+
+/// See the module.
+#[derive(Clone, Default)]
+pub struct QuantizeActivations {
+    /// What to quantize and how.
+    pub config: QuantConfig,
+    /// The user's own quantizers.
+    pub hooks: Hooks,
+}
+
+impl Pass for QuantizeActivations {
+    fn name(&self) -> &'static str {
+        "quantize-activations"
+    }
+
+    fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let mut inserter = Inserter::new(&self.config, &self.hooks);
+        for id in operations(graph)? {
+            let wanted = match self.config.numerics {
+                Numerics::Deploy => self.deploy(graph, &inserter, id),
+                Numerics::Compat => self.compat(graph, id),
+            };
+            match wanted {
+                None => {}
+                Some(Err(why)) => report.skip(self.name(), graph.node(id).label(), why),
+                Some(Ok(slots)) => {
+                    for slot in slots {
+                        if let Some(x) = graph.node(id).ins[slot] {
+                            let q = inserter.activation(graph, x)?;
+                            graph.set_input(id, slot, Some(q));
+                        }
+                    }
+                    if self.config.numerics == Numerics::Deploy {
+                        let y = fused_result(graph, id);
+                        inserter.activation(graph, y)?;
+                    }
+                    report.done(self.name(), graph.node(id).label(), "operands and result quantized");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Operand slots to quantize, or why not; `None` when the node is nothing for this pass.
+type Wanted = Option<Result<Vec<usize>, String>>;
+
+impl QuantizeActivations {
+    fn deploy(&self, graph: &Graph, inserter: &Inserter, id: NodeId) -> Wanted {
+        let node = graph.node(id);
+        let op = node.op()?;
+        if op.quant() != QuantRole::Rescaling {
+            return None;
+        }
+        let operands: Vec<(usize, ValueId)> =
+            node.ins.iter().enumerate().filter_map(|(slot, v)| v.map(|v| (slot, v))).collect();
+        if !operands.iter().any(|&(_, v)| inserter.quantized(graph, v)) {
+            return None;
+        }
+        Some(self.deploy_slots(graph, id, op.name(), &operands))
+    }
+
+    fn deploy_slots(
+        &self,
+        graph: &Graph,
+        id: NodeId,
+        op_type: &str,
+        operands: &[(usize, ValueId)],
+    ) -> Result<Vec<usize>, String> {
+        self.config.selects(op_type, &graph.node(id).name)?;
+        for &(_, v) in operands {
+            if matches!(graph.node(v.node).kind, Kind::Const(_) | Kind::Variable(..)) {
+                return Err(format!("it reads the constant \"{}\"", graph.value(v).name));
+            }
+            if graph.ty(v).dtype.is_some_and(|d| d != DType::F32) {
+                return Err(format!("\"{}\" is {}, not float", graph.value(v).name, graph.ty(v)));
+            }
+        }
+        let y = fused_result(graph, id);
+        if graph.is_output(y) {
+            return Err("its result is an output of the model".into());
+        }
+        Ok(operands.iter().map(|&(slot, _)| slot).collect())
+    }
+
+    fn compat(&self, graph: &Graph, id: NodeId) -> Wanted {
+        let node = graph.node(id);
+        let op = node.op()?;
+        let types = self.config.op_types()?;
+        if !types.contains(&op.name()) || matches!(op.quant(), QuantRole::Weighted { .. }) {
+            return None;
+        }
+        if let Err(why) = self.config.selects(op.name(), &node.name) {
+            return Some(Err(why));
+        }
+        let constant = |v: &ValueId| matches!(graph.node(v.node).kind, Kind::Const(_) | Kind::Variable(..));
+        if node.ins.iter().flatten().any(|v| constant(v)) {
+            return Some(Err("an operand is constant".into()));
+        }
+        let quantized = |v: &ValueId| graph.producer::<ops::FakeQuant>(*v).is_some();
+        if node.ins.iter().flatten().any(|v| quantized(v)) {
+            return Some(Err("an operand is quantized already".into()));
+        }
+        let float = |v: &ValueId| graph.ty(*v).dtype.is_none_or(|d| d.is_float());
+        Some(Ok((0..node.ins.len()).filter(|&i| node.ins[i].is_some_and(|v| float(&v))).collect()))
+    }
+}

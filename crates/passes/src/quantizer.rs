@@ -1,0 +1,204 @@
+//! The configured quantizers, and the book of what is quantized already.
+
+use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
+use crate::hooks::{Hooks, Quantize, Site};
+use ir::{Graph, GraphError, Kind, QuantRole, Role, ValueId};
+use kernels::quant::{Grid, Quantizer, Round};
+use observe::Statistic;
+use ops::{AbsMax, ActivationScale, FakeQuant, Observe, Scheme, WeightScale};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tensor::Tensor;
+
+/// Weight scales from the weight itself: `abs_max`, `channel_wise_abs_max`, and Paddle's tracked kinds.
+pub struct WeightQuantizer;
+
+/// Activation scales from a tracked range.
+pub struct ActivationQuantizer;
+
+fn grid_error(site: &Site) -> GraphError {
+    GraphError { place: format!("tensor \"{}\"", site.name), what: "quantizers have 2 to 16 bits".into() }
+}
+
+/// Adds the observer of a tensor with its state; returns the state after the batch.
+fn track(graph: &mut Graph, site: &Site, statistic: Statistic) -> Result<ValueId, GraphError> {
+    let initial = match site.config.numerics {
+        Numerics::Deploy => statistic.initial(),
+        Numerics::Compat => statistic.initial_paddle(),
+    };
+    let initial = Tensor::new(&[initial.len()], initial);
+    let state = graph.add_variable(&format!("{}_range", site.name), initial, Role::State);
+    let next = graph.add(Observe { statistic }, &[site.value, state], &format!("{}_observed", site.name))?;
+    if !site.config.scale_trainable {
+        return Ok(state);
+    }
+    graph.set_update(state, next);
+    Ok(next)
+}
+
+impl Quantize for WeightQuantizer {
+    fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
+        let config = site.config;
+        let axis = site.axis.filter(|_| config.weight_quantize_type == WeightQuantizeType::ChannelWiseAbsMax);
+        let name = &site.name;
+        let statistic = match config.weight_quantize_type {
+            WeightQuantizeType::AbsMax | WeightQuantizeType::ChannelWiseAbsMax => None,
+            WeightQuantizeType::RangeAbsMax => Some(Statistic::RangeAbsMax { window: config.window_size }),
+            WeightQuantizeType::MovingAverageAbsMax => {
+                Some(Statistic::MovingAverageAbsMax { rate: config.moving_rate })
+            }
+        };
+        let grid = Grid::narrow(config.weight_bits).ok_or_else(|| grid_error(site))?;
+        let magnitude = match statistic {
+            None => graph.add(AbsMax { axis }, &[site.value], &format!("{name}_abs_max"))?,
+            Some(statistic) => {
+                let state = track(graph, site, statistic)?;
+                let scale = ActivationScale { statistic, scheme: Scheme::Paddle, grid };
+                pair(graph, scale, &[Some(state)], &format!("{name}_abs_max"))?.0
+            }
+        };
+        let (quantizer, scale) = match config.numerics {
+            Numerics::Deploy => {
+                let scale = WeightScale { bits: config.weight_bits };
+                (Quantizer::onnx(grid), graph.add(scale, &[magnitude], &format!("{name}_scale"))?)
+            }
+            Numerics::Compat => {
+                let paddle = Quantizer::paddle(config.weight_bits, Round::HalfAway);
+                (paddle.ok_or_else(|| grid_error(site))?, magnitude)
+            }
+        };
+        graph.add(FakeQuant { quantizer, axis, clipped: false }, &[site.value, scale], &format!("{name}_fq"))
+    }
+}
+
+/// Adds a node with a scale and a zero point as results.
+fn pair(
+    graph: &mut Graph,
+    op: ActivationScale,
+    ins: &[Option<ValueId>],
+    name: &str,
+) -> Result<(ValueId, ValueId), GraphError> {
+    let node = graph.add_node(Arc::new(op), ins, name, &[name, &format!("{name}_zero_point")])?;
+    Ok((ValueId { node, out: 0 }, ValueId { node, out: 1 }))
+}
+
+impl Quantize for ActivationQuantizer {
+    fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
+        let (config, name) = (site.config, &site.name);
+        let statistic = config.statistic();
+        let threshold = graph.producer::<ops::Pact>(site.value).and_then(|_| graph.node(site.value.node).ins[1]);
+        let state = track(graph, site, statistic)?;
+        let (quantizer, scheme) = match config.numerics {
+            Numerics::Compat => (Quantizer::paddle(config.activation_bits, Round::HalfAway), Scheme::Paddle),
+            Numerics::Deploy => {
+                let asymmetric = matches!(
+                    config.activation_quantize_type,
+                    ActivationQuantizeType::MovingAverageMinMax | ActivationQuantizeType::MinMax
+                );
+                let scheme = if asymmetric { Scheme::Asymmetric } else { Scheme::Symmetric };
+                (Grid::unsigned(config.activation_bits).map(Quantizer::onnx), scheme)
+            }
+        };
+        let quantizer = quantizer.ok_or_else(|| grid_error(site))?;
+        let scale = ActivationScale { statistic, scheme, grid: quantizer.grid };
+        let threshold = threshold.filter(|_| config.numerics == Numerics::Deploy);
+        let ins: &[Option<ValueId>] = if threshold.is_some() { &[Some(state), threshold] } else { &[Some(state)] };
+        let (scale, zero_point) = pair(graph, scale, ins, &format!("{name}_scale"))?;
+        // PACT stops the gradient itself, at the threshold; a second mask would hide clipped values from it.
+        let clipped = config.numerics == Numerics::Deploy && threshold.is_none();
+        let ins: &[ValueId] = match config.numerics {
+            Numerics::Deploy => &[site.value, scale, zero_point],
+            Numerics::Compat => &[site.value, scale],
+        };
+        graph.add(FakeQuant { quantizer, axis: None, clipped }, ins, &format!("{name}_fq"))
+    }
+}
+
+/// Inserts quantizers, one per tensor.
+pub(crate) struct Inserter<'a> {
+    pub config: &'a QuantConfig,
+    pub hooks: &'a Hooks,
+    /// Tensor to its quantized form.
+    done: BTreeMap<ValueId, ValueId>,
+}
+
+impl<'a> Inserter<'a> {
+    pub(crate) fn new(config: &'a QuantConfig, hooks: &'a Hooks) -> Self {
+        Inserter { config, hooks, done: BTreeMap::new() }
+    }
+
+    /// Whether a value lies on the grid of a quantizer: it comes from one, directly or through nodes that only move
+    /// values.
+    pub(crate) fn quantized(&self, graph: &Graph, mut v: ValueId) -> bool {
+        loop {
+            let node = graph.node(v.node);
+            if node.is::<FakeQuant>().is_some() {
+                return true;
+            }
+            match (node.op().map(|op| op.quant()), node.ins.first().copied().flatten()) {
+                (Some(QuantRole::SameScale), Some(operand)) => v = operand,
+                _ => return false,
+            }
+        }
+    }
+
+    /// Quantizes a weight for the operand slots that `which` accepts.
+    pub(crate) fn weight(&mut self, graph: &mut Graph, v: ValueId, axis: usize) -> Result<ValueId, GraphError> {
+        if let Some(&q) = self.done.get(&v) {
+            return Ok(q);
+        }
+        let name = graph.value(v).name.clone();
+        let mut site = Site { value: v, name, axis: Some(axis), config: self.config };
+        if let Some(hook) = &self.hooks.weight_preprocess {
+            site.value = hook.insert(graph, &site)?;
+        }
+        let q = match &self.hooks.weight_quantize {
+            Some(hook) => hook.insert(graph, &site)?,
+            None => WeightQuantizer.insert(graph, &site)?,
+        };
+        self.done.insert(v, q);
+        Ok(q)
+    }
+
+    /// Quantizes an activation. Under `Deploy` every reader of the tensor, float ones and graph outputs included, gets
+    /// the quantized form: runtimes fuse only when a tensor has one quantizer and no other reader.
+    pub(crate) fn activation(&mut self, graph: &mut Graph, v: ValueId) -> Result<ValueId, GraphError> {
+        let deploy = self.config.numerics == Numerics::Deploy;
+        if let Some(&q) = self.done.get(&v) {
+            return Ok(q);
+        }
+        if deploy && self.quantized(graph, v) {
+            return Ok(v);
+        }
+        let node = graph.node(v.node);
+        if deploy
+            && node.op().map(|op| op.quant()) == Some(QuantRole::SameScale)
+            && let Some(operand) = node.ins.first().copied().flatten()
+            && !matches!(graph.node(operand.node).kind, Kind::Const(_))
+        {
+            self.activation(graph, operand)?;
+            return Ok(v);
+        }
+        let readers: Vec<_> = graph.consumers(v);
+        let name = graph.value(v).name.clone();
+        let mut site = Site { value: v, name, axis: None, config: self.config };
+        if let Some(hook) = &self.hooks.act_preprocess {
+            site.value = hook.insert(graph, &site)?;
+        }
+        let q = match &self.hooks.act_quantize {
+            Some(hook) => hook.insert(graph, &site)?,
+            None => ActivationQuantizer.insert(graph, &site)?,
+        };
+        if deploy {
+            graph.replace_if(v, q, |reader, slot| readers.contains(&(reader, slot)))?;
+            let outputs: Vec<_> = graph
+                .outputs()
+                .iter()
+                .map(|o| (o.name.clone(), if o.value == v { q } else { o.value }))
+                .collect();
+            graph.set_outputs(outputs);
+        }
+        self.done.insert(v, q);
+        Ok(q)
+    }
+}
