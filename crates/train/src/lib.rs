@@ -1,1 +1,21 @@
-//! See ARCHITECTURE.md.
+//! Losses, optimizers, schedules, calibration, the training loop, evaluation.
+
+mod calibrate;
+mod error;
+mod evaluate;
+mod fit;
+mod metrics;
+mod optimizer;
+mod run;
+mod signature;
+mod step;
+
+pub use calibrate::calibrate;
+pub use error::Error;
+pub use evaluate::{Scores, evaluate, predict};
+pub use fit::{Event, FitOptions, fit};
+pub use metrics::Accuracy;
+pub use optimizer::{Decay, Gradient, Optimizer, ParamGroup, Schedule, Update, WEIGHTS};
+pub use run::{batch_size, sample_shapes};
+pub use signature::{LABEL, LOSS, Signature, add_loss, strip_loss};
+pub use step::{StepGraph, bind_batch, training_step};

@@ -1,0 +1,58 @@
+//! Ranges from data before training: static calibration.
+
+use crate::Error;
+use crate::run::{batch_size, feed, machine};
+use data::{Batches, Dataset, Last, Order};
+use ir::{Graph, Kind};
+use ops::{FakeQuant, Pact};
+
+/// Sets the ranges of a graph from [`passes::quant_aware`] by running it in floating point on `batches` batches (all
+/// for `None`) and updating only its observers. `done` hears of each batch: how many, and of how many.
+///
+/// # Errors
+/// When the graph cannot run on the data, or a tensor is not finite: names the node that observes it.
+pub fn calibrate(
+    graph: &mut Graph,
+    data: &Dataset,
+    batch: usize,
+    batches: Option<usize>,
+    done: &mut dyn FnMut(usize, usize),
+) -> Result<(), Error> {
+    let mut float = graph.clone();
+    crate::strip_loss(&mut float);
+    for id in float.order()? {
+        let node = float.node(id);
+        if (node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some())
+            && let Some(x) = node.ins[0]
+        {
+            float.replace(id.into(), x)?;
+        }
+    }
+    // Only the observers are wanted.
+    float.set_outputs([]);
+    float.sweep();
+    let batch = batch_size(&float, batch).min(data.len().max(1));
+    let list = Batches::new(data.len(), batch, Order::Stored, Last::Drop)?;
+    let total = list.iter().count().min(batches.unwrap_or(usize::MAX));
+    let mut machine = machine(&float, batch, data)?;
+    for (i, samples) in list.iter().take(total).enumerate() {
+        feed(&mut machine, data, samples)?;
+        machine.run()?;
+        done(i + 1, total);
+    }
+    write_back(graph, &machine)
+}
+
+/// Copies the values of a machine's variables to the constants and variables of the same name.
+pub(crate) fn write_back(graph: &mut Graph, machine: &exec::Machine) -> Result<(), Error> {
+    for (name, value) in machine.variables() {
+        let Some(v) = graph.find(&name) else { continue };
+        let kind = match &graph.node(v.node).kind {
+            Kind::Const(_) => Kind::Const(value),
+            Kind::Variable(_, role) => Kind::Variable(value, role.clone()),
+            _ => continue,
+        };
+        graph.set_leaf(v.node, kind)?;
+    }
+    Ok(())
+}

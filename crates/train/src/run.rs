@@ -1,0 +1,42 @@
+//! Feeds a compiled graph from a dataset.
+
+use crate::Error;
+use crate::step::bind_batch;
+use data::Dataset;
+use exec::{Machine, Program};
+use ir::Graph;
+use std::sync::Arc;
+
+/// Names and shapes (without the batch) of the inputs that a dataset fills.
+pub fn sample_shapes(data: &Dataset) -> Vec<(String, Vec<usize>)> {
+    (0..data.inputs()).map(|i| (data.name(i).to_string(), data.sample_shape(i).to_vec())).collect()
+}
+
+/// Fills the data inputs of a machine with samples.
+pub(crate) fn feed(machine: &mut Machine, data: &Dataset, samples: &[usize]) -> Result<(), Error> {
+    for i in 0..data.inputs() {
+        let name = data.name(i);
+        if !machine.has_input(name) {
+            continue;
+        }
+        if data.is_float(i) {
+            data.read_f32(i, samples, machine.input_mut::<f32>(name)?)?;
+        } else {
+            data.read_i64(i, samples, machine.input_mut::<i64>(name)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// A machine for one batch size of an inference graph.
+pub(crate) fn machine(graph: &Graph, batch: usize, data: &Dataset) -> Result<Machine, Error> {
+    let mut graph = graph.clone();
+    bind_batch(&mut graph, batch, &sample_shapes(data))?;
+    Ok(Machine::new(Arc::new(Program::compile(&graph)?)))
+}
+
+/// The batch size that a graph takes: `wanted`, unless its inputs have another one built in.
+pub fn batch_size(graph: &Graph, wanted: usize) -> usize {
+    let built_in = graph.inputs().iter().filter_map(|&i| graph.ty(i.into()).shape.as_ref()?.first()?.fixed()).next();
+    built_in.unwrap_or(wanted).max(1)
+}
