@@ -5,12 +5,18 @@
 //! none of them, but for the two that belong to the format: a `Constant` is read as a constant, and an `Identity` is
 //! written where one value has two names.
 
+mod attributes;
 mod error;
+mod export;
 mod external;
 mod file;
+mod import;
+mod meta;
 mod model;
 mod sha1;
+mod subgraph;
 mod tensors;
+mod types;
 
 /// The messages of the format, generated from `proto/onnx.proto` by the test `schema`.
 #[rustfmt::skip]
@@ -19,5 +25,55 @@ mod tensors;
 pub mod proto;
 
 pub use error::{Error, ModelError};
+pub use export::export;
+pub use import::import;
+pub use meta::Meta;
 pub use model::{Weights, read_model, write_model};
 pub use tensors::{from_tensor, to_tensor};
+
+use ir::{Graph, Registry};
+use std::path::{Path, PathBuf};
+
+/// Reads a model file: the graph, and what the file says beside it.
+///
+/// # Errors
+/// As [`read_model`] and [`import`].
+pub fn load(path: impl AsRef<Path>, registry: &dyn Registry) -> Result<(Graph, Meta), Error> {
+    let path = path.as_ref();
+    let model = read_model(path)?;
+    import(model, registry).map_err(|source| Error::Model { path: path.to_path_buf(), source })
+}
+
+/// How [`save`] writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaveOptions {
+    /// Opset, 13 to 20. `None`: see [`export`].
+    pub opset: Option<i64>,
+    /// Where the weights go.
+    pub weights: Weights,
+}
+
+/// What [`save`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The model, and its data file where there is one.
+    pub files: Vec<PathBuf>,
+    /// What deserves a look, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Writes a graph as a model file. What was at `path` is replaced only when the new file is complete.
+///
+/// # Errors
+/// As [`export`] and [`write_model`].
+pub fn save(
+    graph: &Graph,
+    meta: &Meta,
+    path: impl AsRef<Path>,
+    options: &SaveOptions,
+) -> Result<Saved, Error> {
+    let path = path.as_ref();
+    let error = |source| Error::Model { path: path.to_path_buf(), source };
+    let (model, notes) = export(graph, meta, options.opset).map_err(error)?;
+    Ok(Saved { files: write_model(&model, path, options.weights)?, notes })
+}
