@@ -3,28 +3,42 @@
 
 mod abs_max;
 mod activation_scale;
+mod adam;
 mod add;
+mod channel_sum;
 mod dequantize_linear;
 mod fake_quant;
+mod mat_mul;
+mod momentum;
 mod observe;
 mod pact;
 mod quantize_linear;
 mod relu;
+mod sgd;
 mod weight_scale;
+mod window;
 
 mod shapes;
+#[cfg(test)]
+mod testing;
 mod unary;
 
 pub use abs_max::AbsMax;
 pub use activation_scale::{ActivationScale, Scheme};
+pub use adam::Adam;
 pub use add::Add;
+pub use channel_sum::ChannelSum;
 pub use dequantize_linear::DequantizeLinear;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
+pub use mat_mul::{MatMul, MatMulGrad, Side};
+pub use momentum::Momentum;
 pub use observe::Observe;
 pub use pact::{Pact, PactGrad};
 pub use quantize_linear::QuantizeLinear;
 pub use relu::Relu;
+pub use sgd::Sgd;
 pub use weight_scale::WeightScale;
+pub use window::{AutoPad, Window};
 
 use ir::{Parse, Parsed, Registry};
 
@@ -34,15 +48,21 @@ type ParseFn = fn(&Parse) -> Result<Parsed, String>;
 const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Add", add::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
+    ("", "MatMul", mat_mul::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
     ("", "Relu", relu::parse),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
+    ("qat", "Adam", adam::parse),
+    ("qat", "ChannelSum", channel_sum::parse),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
+    ("qat", "MatMulGrad", mat_mul::parse_grad),
+    ("qat", "Momentum", momentum::parse),
     ("qat", "Observe", observe::parse),
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
+    ("qat", "Sgd", sgd::parse),
     ("qat", "WeightScale", weight_scale::parse),
 ];
 

@@ -1,0 +1,287 @@
+//! Sliding windows over the spatial axes: attributes and sizes that convolution and pooling share.
+
+use ir::{Attr, Attrs, Dim};
+
+/// How ONNX's `auto_pad` chooses the padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoPad {
+    /// `pads` says it.
+    #[default]
+    NotSet,
+    /// As many outputs as `ceil(input / stride)`; an odd element of padding goes to the end.
+    SameUpper,
+    /// As `SameUpper`, but an odd element goes to the beginning.
+    SameLower,
+    /// No padding.
+    Valid,
+}
+
+const AUTO_PADS: [(AutoPad, &str); 4] = [
+    (AutoPad::NotSet, "NOTSET"),
+    (AutoPad::SameUpper, "SAME_UPPER"),
+    (AutoPad::SameLower, "SAME_LOWER"),
+    (AutoPad::Valid, "VALID"),
+];
+
+/// The window attributes of Conv, ConvTranspose and the pools, as in ONNX. An empty list stands for the default:
+/// strides and dilations of 1, no padding, the kernel size of the weight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Kernel size per spatial axis; convolutions may leave it to the weight.
+    pub kernel: Vec<usize>,
+    /// Step between windows.
+    pub strides: Vec<usize>,
+    /// Step between the elements of one window.
+    pub dilations: Vec<usize>,
+    /// Padding at the beginning of each spatial axis, then at the end of each.
+    pub pads: Vec<usize>,
+    /// Padding chosen by the input size instead of `pads`.
+    pub auto_pad: AutoPad,
+}
+
+/// One spatial axis of a window laid over an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Axis {
+    pub input: usize,
+    pub output: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub dilation: usize,
+    /// Padding at the beginning and at the end.
+    pub pads: (usize, usize),
+}
+
+impl Axis {
+    /// The axis that a lower-rank input lacks.
+    pub const UNIT: Axis = Axis { input: 1, output: 1, kernel: 1, stride: 1, dilation: 1, pads: (0, 0) };
+}
+
+impl Window {
+    /// A window of this size, with `pads` on every side.
+    pub fn new(kernel: &[usize], stride: usize, pad: usize) -> Window {
+        let n = kernel.len();
+        Window {
+            kernel: kernel.to_vec(),
+            strides: vec![stride; n],
+            pads: vec![pad; 2 * n],
+            ..Window::default()
+        }
+    }
+
+    /// Reads the attributes `kernel_shape`, `strides`, `dilations`, `pads` and `auto_pad`.
+    pub(crate) fn parse(attrs: &Attrs) -> Result<Window, String> {
+        let list = |name| Ok::<_, String>(attrs.sizes(name)?.unwrap_or_default());
+        let auto_pad = attrs.str("auto_pad", "NOTSET")?;
+        let auto_pad = AUTO_PADS.iter().find(|a| a.1 == auto_pad);
+        let auto_pad = auto_pad
+            .ok_or_else(|| "auto_pad should be NOTSET, SAME_UPPER, SAME_LOWER or VALID".to_string())?;
+        Ok(Window {
+            kernel: list("kernel_shape")?,
+            strides: list("strides")?,
+            dilations: list("dilations")?,
+            pads: list("pads")?,
+            auto_pad: auto_pad.0,
+        })
+    }
+
+    /// Adds the attributes that differ from their defaults.
+    pub(crate) fn attrs(&self, attrs: Attrs) -> Attrs {
+        let lists = [
+            ("kernel_shape", &self.kernel, usize::MAX),
+            ("strides", &self.strides, 1),
+            ("dilations", &self.dilations, 1),
+            ("pads", &self.pads, 0),
+        ];
+        let attrs = lists.into_iter().fold(attrs, |attrs, (name, list, default)| {
+            let default = list.iter().all(|&x| x == default);
+            if default { attrs } else { attrs.with_sizes(name, list, &[]) }
+        });
+        match AUTO_PADS.iter().find(|a| a.0 == self.auto_pad) {
+            Some((_, name)) => attrs.with_str("auto_pad", name, "NOTSET"),
+            None => attrs,
+        }
+    }
+
+    /// Checks the lengths and values of the attributes against the number of spatial axes.
+    pub(crate) fn check(&self, axes: usize) -> Result<(), String> {
+        let lists = [
+            ("kernel_shape", &self.kernel, axes),
+            ("strides", &self.strides, axes),
+            ("dilations", &self.dilations, axes),
+            ("pads", &self.pads, 2 * axes),
+        ];
+        for (name, list, expected) in lists {
+            if !list.is_empty() && list.len() != expected {
+                return Err(format!(
+                    "{name} {list:?} should have {expected} entries for {axes} spatial axes"
+                ));
+            }
+            if name != "pads" && list.contains(&0) {
+                return Err(format!("{name} {list:?} should be positive"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stride of spatial axis `i`.
+    pub(crate) fn stride(&self, i: usize) -> usize {
+        self.strides.get(i).copied().unwrap_or(1)
+    }
+
+    /// Dilation of spatial axis `i`.
+    pub(crate) fn dilation(&self, i: usize) -> usize {
+        self.dilations.get(i).copied().unwrap_or(1)
+    }
+
+    /// Extent of a kernel of `kernel` elements along axis `i`, holes included.
+    pub(crate) fn extent(&self, i: usize, kernel: usize) -> Result<usize, String> {
+        let span = kernel.checked_sub(1).and_then(|k| k.checked_mul(self.dilation(i)));
+        span.and_then(|s| s.checked_add(1))
+            .ok_or_else(|| format!("a kernel of {kernel} elements has no extent"))
+    }
+
+    /// Explicit padding of axis `i` of `axes`.
+    fn pad(&self, i: usize, axes: usize) -> (usize, usize) {
+        let at = |i| self.pads.get(i).copied().unwrap_or(0);
+        (at(i), at(i + axes))
+    }
+
+    /// Lays the window over axis `i` of `axes`, which has `input` elements. `ceil`: the last window may hang over the
+    /// end, as long as it begins inside the input or its leading padding.
+    pub(crate) fn axis(
+        &self,
+        i: usize,
+        axes: usize,
+        input: usize,
+        kernel: usize,
+        ceil: bool,
+    ) -> Result<Axis, String> {
+        let (stride, dilation, extent) = (self.stride(i), self.dilation(i), self.extent(i, kernel)?);
+        let (output, pads) = match self.auto_pad {
+            AutoPad::SameUpper | AutoPad::SameLower => {
+                let output = input.div_ceil(stride);
+                let covered = output.saturating_sub(1).saturating_mul(stride).saturating_add(extent);
+                let total = covered.saturating_sub(input);
+                let (small, large) = (total / 2, total - total / 2);
+                (output, if self.auto_pad == AutoPad::SameUpper { (small, large) } else { (large, small) })
+            }
+            AutoPad::NotSet | AutoPad::Valid => {
+                let pads = if self.auto_pad == AutoPad::Valid { (0, 0) } else { self.pad(i, axes) };
+                let padded = input.checked_add(pads.0).and_then(|n| n.checked_add(pads.1));
+                let free = padded.and_then(|n| n.checked_sub(extent)).ok_or_else(|| {
+                    format!(
+                        "a window of {extent} does not fit into {input} elements with padding {} + {}",
+                        pads.0, pads.1
+                    )
+                })?;
+                let steps = if ceil { free.div_ceil(stride) } else { free / stride };
+                let outside = ceil && steps.saturating_mul(stride) >= input + pads.0;
+                (steps + 1 - usize::from(outside), pads)
+            }
+        };
+        Ok(Axis { input, output, kernel, stride, dilation, pads })
+    }
+
+    /// Lays the window over all spatial sizes.
+    pub(crate) fn axes(&self, input: &[usize], kernel: &[usize], ceil: bool) -> Result<Vec<Axis>, String> {
+        self.check(input.len())?;
+        if kernel.len() != input.len() {
+            return Err(format!("a kernel of {} axes lies over {} spatial axes", kernel.len(), input.len()));
+        }
+        input
+            .iter()
+            .zip(kernel)
+            .enumerate()
+            .map(|(i, (&n, &k))| self.axis(i, input.len(), n, k, ceil))
+            .collect()
+    }
+
+    /// Output sizes where known. A named size that the window does not change keeps its name.
+    pub(crate) fn outputs(
+        &self,
+        input: &[Dim],
+        kernel: &[Option<usize>],
+        ceil: bool,
+    ) -> Result<Vec<Dim>, String> {
+        self.check(input.len())?;
+        let axes = input.len();
+        let size = |(i, (dim, kernel)): (usize, (&Dim, &Option<usize>))| {
+            let Some(kernel) = *kernel else { return Ok(Dim::Unknown) };
+            let (stride, extent, pads) = (self.stride(i), self.extent(i, kernel)?, self.pad(i, axes));
+            let same = matches!(self.auto_pad, AutoPad::SameUpper | AutoPad::SameLower);
+            let valid = self.auto_pad == AutoPad::Valid;
+            let padding = if valid { Some(0) } else { pads.0.checked_add(pads.1) };
+            match dim {
+                Dim::Fixed(n) => Ok(Dim::Fixed(self.axis(i, axes, *n, kernel, ceil)?.output)),
+                unchanged if stride == 1 && (same || padding == Some(extent - 1)) => Ok(unchanged.clone()),
+                _ => Ok(Dim::Unknown),
+            }
+        };
+        input.iter().zip(kernel).enumerate().map(size).collect()
+    }
+
+    /// The kernel of a pool, for attribute lists.
+    pub(crate) fn pool_kernel(attrs: &Attrs) -> Result<(), String> {
+        match attrs.get("kernel_shape") {
+            Some(Attr::Ints(_)) => Ok(()),
+            _ => Err("kernel_shape is missing".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn outputs(w: &Window, input: &[usize], kernel: &[usize], ceil: bool) -> Vec<usize> {
+        w.axes(input, kernel, ceil).unwrap().iter().map(|a| a.output).collect()
+    }
+
+    #[test]
+    fn sizes_follow_the_onnx_formulas() {
+        assert_eq!(outputs(&Window::new(&[3, 3], 2, 1), &[7, 8], &[3, 3], false), [4, 4]);
+        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], false), [2]);
+        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], true), [3]);
+        // The window that would begin in the trailing padding is dropped.
+        assert_eq!(outputs(&Window::new(&[1], 2, 1), &[3], &[1], true), [2]);
+        let same = Window { strides: vec![2], auto_pad: AutoPad::SameLower, ..Window::default() };
+        assert_eq!(
+            same.axes(&[6], &[3], false).unwrap()[0],
+            Axis { input: 6, output: 3, kernel: 3, stride: 2, dilation: 1, pads: (1, 0) }
+        );
+    }
+
+    #[test]
+    fn names_survive_where_the_size_does() {
+        let w = Window::new(&[3, 3], 1, 1);
+        let dims = [Dim::sym("H"), Dim::Unknown];
+        assert_eq!(w.outputs(&dims, &[Some(3), Some(1)], false).unwrap(), [Dim::sym("H"), Dim::Unknown]);
+        assert_eq!(w.outputs(&dims, &[Some(5), None], false).unwrap()[0], Dim::Unknown);
+    }
+
+    #[test]
+    fn nonsense_is_told() {
+        let zero = Window { strides: vec![0], ..Window::default() };
+        assert_eq!(zero.axes(&[4], &[2], false).unwrap_err(), "strides [0] should be positive");
+        assert!(
+            Window::new(&[3], 1, 0)
+                .axes(&[2], &[3], false)
+                .unwrap_err()
+                .contains("does not fit into 2 elements")
+        );
+        assert!(
+            Window::new(&[3], 1, 0)
+                .axes(&[2, 2], &[3, 3], false)
+                .unwrap_err()
+                .contains("should have 2 entries")
+        );
+        let huge = Window { dilations: vec![usize::MAX], ..Window::default() };
+        assert!(huge.axes(&[4], &[3], false).is_err());
+        assert!(Window::default().axes(&[4], &[0], false).is_err());
+        let mut attrs = Attrs::new().with_str("auto_pad", "SAME", "");
+        assert!(Window::parse(&attrs).unwrap_err().contains("SAME_UPPER"));
+        attrs = Attrs::new().with("pads", Attr::Ints(vec![-1, 0]));
+        assert!(Window::parse(&attrs).unwrap_err().contains("negative"));
+    }
+}
