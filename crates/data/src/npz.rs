@@ -79,6 +79,11 @@ impl Archive {
     /// When there is no such array, or it cannot be read (see [`npy::read`]).
     pub fn read(&mut self, name: &str) -> Result<Tensor, Error> {
         let place = Place::entry(&self.path, name);
+        let names = self.names();
+        if !names.iter().any(|n| n == name) {
+            let problem = format!("there is no array '{name}'");
+            return Err(Error::Entries { path: self.path.clone(), problem, entries: names });
+        }
         let entry = self.zip.by_name(&format!("{name}.npy")).map_err(|e| zip_error(&place, e))?;
         let size = entry.size();
         npy::read_from(entry, size, &place)
@@ -88,7 +93,6 @@ impl Archive {
 fn zip_error(place: &Place, error: ZipError) -> Error {
     match error {
         ZipError::Io(e) if e.kind() != io::ErrorKind::UnexpectedEof => Error::read(place, e),
-        ZipError::FileNotFound => Error::format(place, "there is no such array in the archive"),
         e => Error::format(place, format!("not a readable .npz archive: {e}")),
     }
 }
@@ -160,7 +164,7 @@ mod tests {
         let e = read(&path).unwrap_err().to_string();
         assert!(e.contains("x.npz, entry 'vocab': the array holds text (<U1)"), "{e}");
         let e = Archive::open(&path).unwrap().read("z").unwrap_err().to_string();
-        assert!(e.ends_with("x.npz, entry 'z': there is no such array in the archive"), "{e}");
+        assert!(e.ends_with("x.npz: there is no array 'z'; it holds: vocab, x"), "{e}");
     }
 
     /// Truncated and damaged archives give errors (or, where only unused bytes changed, the arrays).
