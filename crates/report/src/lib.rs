@@ -1,1 +1,7 @@
-//! See ARCHITECTURE.md.
+//! Text for people: aligned tables and readable numbers.
+
+mod format;
+mod table;
+
+pub use format::{bytes, duration, percent};
+pub use table::Table;
