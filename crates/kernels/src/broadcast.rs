@@ -273,7 +273,8 @@ mod tests {
                 assert_eq!(out.len(), tile.rows * tile.inner);
                 for (i, out) in out.iter_mut().enumerate() {
                     let (row, column) = (i / tile.inner, i % tile.inner);
-                    *out = [0, 1].map(|k| tile.at[k] + row * tile.row_strides[k] + column * tile.inner_strides[k]);
+                    *out = [0, 1]
+                        .map(|k| tile.at[k] + row * tile.row_strides[k] + column * tile.inner_strides[k]);
                 }
             });
             assert_eq!(got, want, "{a:?} {b:?}");

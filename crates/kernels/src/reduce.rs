@@ -80,7 +80,12 @@ const LANES: usize = 32;
 const LANE_RUN: usize = 64 * LANES;
 
 #[inline(always)]
-fn fold_lanes(x: &[f32], start: f32, map: impl Fn(f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold_lanes(
+    x: &[f32],
+    start: f32,
+    map: impl Fn(f32) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+) -> f32 {
     x.chunks(LANE_RUN).map(|x| fold_run(x, start, &map, &join)).fold(start, &join)
 }
 
@@ -96,6 +101,11 @@ fn fold_run(x: &[f32], start: f32, map: impl Fn(f32) -> f32, join: impl Fn(f32, 
     for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane = join(*lane, map(x));
     }
+    join_lanes(lanes, join)
+}
+
+#[inline(always)]
+fn join_lanes(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         let (low, high) = lanes.split_at_mut(width);
@@ -107,25 +117,60 @@ fn fold_run(x: &[f32], start: f32, map: impl Fn(f32) -> f32, join: impl Fn(f32, 
     lanes[0]
 }
 
-/// `out[c] = join of out[c] and map(x[r, c])` over the rows `r`, eight rows at a time.
+/// The sum of `map(x)`, in the order of [`Reduce::Sum`].
 #[inline(always)]
-fn fold_rows(x: &[f32], out: &mut [f32], map: impl Fn(f32) -> f32, join: impl Fn(f32, f32) -> f32) {
+pub(crate) fn sum_of(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
+    fold_lanes(x, 0.0, map, |a, b| a + b)
+}
+
+/// The sum of `map(a, b)` over pairs, in the same order.
+#[inline(always)]
+pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], map: impl Fn(f32, f32) -> f32) -> f32 {
+    let run = |(a, b): (&[f32], &[f32])| {
+        let mut lanes = [0.0; LANES];
+        let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                *lane += map(a, b);
+            }
+        }
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+            *lane += map(a, b);
+        }
+        join_lanes(lanes, |a, b| a + b)
+    };
+    a.chunks(LANE_RUN).zip(b.chunks(LANE_RUN)).map(run).fold(0.0, |sum, part| sum + part)
+}
+
+/// `out[c] = join of out[c] and map(r, c, x[r, c] of every operand)` over the rows `r`, eight rows at a time. All
+/// operands have rows as long as `out`.
+#[inline(always)]
+pub(crate) fn fold_rows<const K: usize>(
+    x: [&[f32]; K],
+    out: &mut [f32],
+    map: impl Fn(usize, usize, [f32; K]) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+) {
     let width = out.len();
-    let mut blocks = x.chunks_exact(8 * width);
-    for block in &mut blocks {
-        let (x01, rest) = block.split_at(2 * width);
-        let (x23, rest) = rest.split_at(2 * width);
-        let (x45, x67) = rest.split_at(2 * width);
-        let [(x0, x1), (x2, x3), (x4, x5), (x6, x7)] = [x01, x23, x45, x67].map(|pair| pair.split_at(width));
+    if width == 0 {
+        return;
+    }
+    let rows = x[0].len() / width;
+    let row = |r: usize| x.map(|x| &x[r * width..][..width]);
+    for r in (0..rows / 8 * 8).step_by(8) {
+        let (x0, x1, x2, x3) = (row(r), row(r + 1), row(r + 2), row(r + 3));
+        let (x4, x5, x6, x7) = (row(r + 4), row(r + 5), row(r + 6), row(r + 7));
         for c in 0..width {
-            let pair = |a: &[f32], b: &[f32]| join(map(a[c]), map(b[c]));
-            let sum = join(join(pair(x0, x1), pair(x2, x3)), join(pair(x4, x5), pair(x6, x7)));
-            out[c] = join(out[c], sum);
+            let at = |i: usize, x: &[&[f32]; K]| map(r + i, c, x.map(|x| x[c]));
+            let low = join(join(at(0, &x0), at(1, &x1)), join(at(2, &x2), at(3, &x3)));
+            let high = join(join(at(4, &x4), at(5, &x5)), join(at(6, &x6), at(7, &x7)));
+            out[c] = join(out[c], join(low, high));
         }
     }
-    for row in blocks.remainder().chunks_exact(width) {
-        for (out, &x) in out.iter_mut().zip(row) {
-            *out = join(*out, map(x));
+    for r in rows / 8 * 8..rows {
+        let x = row(r);
+        for c in 0..width {
+            out[c] = join(out[c], map(r, c, x.map(|x| x[c])));
         }
     }
 }
@@ -146,12 +191,12 @@ dispatch! {
     /// Folds the rows of `x`, each as long as `out`, into `out`.
     fn fold_columns(fold: Fold, x: &[f32], out: &mut [f32]) {
         match fold {
-            Fold::Sum => fold_rows(x, out, |x| x, |a, b| a + b),
-            Fold::SumSquare => fold_rows(x, out, |x| x * x, |a, b| a + b),
-            Fold::SumAbs => fold_rows(x, out, f32::abs, |a, b| a + b),
-            Fold::Max => fold_rows(x, out, |x| x, max),
-            Fold::Min => fold_rows(x, out, |x| x, min),
-            Fold::AbsMax => fold_rows(x, out, f32::abs, max),
+            Fold::Sum => fold_rows([x], out, |_, _, [x]| x, |a, b| a + b),
+            Fold::SumSquare => fold_rows([x], out, |_, _, [x]| x * x, |a, b| a + b),
+            Fold::SumAbs => fold_rows([x], out, |_, _, [x]| x.abs(), |a, b| a + b),
+            Fold::Max => fold_rows([x], out, |_, _, [x]| x, max),
+            Fold::Min => fold_rows([x], out, |_, _, [x]| x, min),
+            Fold::AbsMax => fold_rows([x], out, |_, _, [x]| x.abs(), max),
         }
     }
 }
@@ -211,7 +256,11 @@ impl Reduction {
         let (inner, inner_is_kept) = merged.pop().unwrap_or((1, true));
         let (mut kept, mut reduced, mut stride) = (Vec::new(), Vec::new(), inner);
         for &(dim, is_kept) in merged.iter().rev() {
-            if is_kept { kept.insert(0, (dim, stride)) } else { reduced.insert(0, (dim, stride)) }
+            if is_kept {
+                kept.insert(0, (dim, stride))
+            } else {
+                reduced.insert(0, (dim, stride))
+            }
             stride *= dim;
         }
         let mut plan =
@@ -232,7 +281,8 @@ impl Reduction {
             return Err(BroadcastError { shapes: vec![from.to_vec(), to.to_vec()] });
         }
         let missing = from.len() - to.len();
-        let axes: Vec<usize> = (0..from.len()).filter(|&i| i < missing || to[i - missing] != from[i]).collect();
+        let axes: Vec<usize> =
+            (0..from.len()).filter(|&i| i < missing || to[i - missing] != from[i]).collect();
         Ok(Reduction::new(from, &axes))
     }
 
@@ -376,7 +426,9 @@ impl Reduction {
             Reduce::Mean => rows(tile, dx, [dy, dy], |_, [dy, _], _| dy / n),
             Reduce::SumSquare => rows(tile, dx, [dy, dy], |at, [dy, _], _| 2.0 * x[at] * dy),
             Reduce::L1 => rows(tile, dx, [dy, dy], |at, [dy, _], _| sign(x[at]) * dy),
-            Reduce::L2 => rows(tile, dx, [dy, y], |at, [dy, y], _| if y == 0.0 { 0.0 } else { x[at] / y * dy }),
+            Reduce::L2 => {
+                rows(tile, dx, [dy, y], |at, [dy, y], _| if y == 0.0 { 0.0 } else { x[at] / y * dy })
+            }
             // First mark the elements that attain the extreme.
             Reduce::Max | Reduce::Min => {
                 rows(tile, dx, [y, y], |at, [y, _], _| f32::from(u8::from(x[at] == y)))
@@ -388,9 +440,14 @@ impl Reduction {
             self.run(Reduce::Sum, dx, ties, workspace);
             let sign = |at: usize| if op == Reduce::AbsMax { sign(x[at]) } else { 1.0 };
             spread.run(dx, |tile, dx| {
-                rows(tile, dx, [dy, ties], |at, [dy, ties], mark| {
-                    if mark == 0.0 { 0.0 } else { sign(at) * dy / ties }
-                });
+                rows(
+                    tile,
+                    dx,
+                    [dy, ties],
+                    |at, [dy, ties], mark| {
+                        if mark == 0.0 { 0.0 } else { sign(at) * dy / ties }
+                    },
+                );
             });
         }
     }
@@ -500,7 +557,8 @@ mod tests {
 
     /// Every element of `x` goes to the element of the result that its kept coordinates name.
     fn reference(op: Reduce, x: &[f64], shape: &[usize], axes: &[usize]) -> Vec<f64> {
-        let keep: Vec<usize> = (0..shape.len()).map(|i| if axes.contains(&i) { 1 } else { shape[i] }).collect();
+        let keep: Vec<usize> =
+            (0..shape.len()).map(|i| if axes.contains(&i) { 1 } else { shape[i] }).collect();
         let mut groups = vec![Vec::new(); keep.iter().product()];
         for (i, &x) in x.iter().enumerate() {
             let (mut rest, mut to, mut stride) = (i, 0, 1);
@@ -634,7 +692,8 @@ mod tests {
         assert!((reduce_all(Reduce::Sum, &x) as f64 / want - 1.0).abs() < 2e-6);
         for channels in [1, 4, 1024] {
             let rows = x.len() / channels;
-            let (mut out, mut workspace) = (vec![0.0; channels], vec![0.0; column_sums_workspace(rows, channels)]);
+            let (mut out, mut workspace) =
+                (vec![0.0; channels], vec![0.0; column_sums_workspace(rows, channels)]);
             column_sums(&x, channels, &mut out, &mut workspace);
             assert!(out.iter().all(|&s| (s as f64 / (want / channels as f64) - 1.0).abs() < 1e-5));
         }

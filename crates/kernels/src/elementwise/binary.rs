@@ -136,14 +136,7 @@ fn zip_in_place(tile: &Tile<2>, b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -
 
 /// `out = f(a, b, dy)` over a tile.
 #[inline(always)]
-fn zip3(
-    tile: &Tile<2>,
-    a: &[f32],
-    b: &[f32],
-    dy: &[f32],
-    out: &mut [f32],
-    f: impl Fn(f32, f32, f32) -> f32,
-) {
+fn zip3(tile: &Tile<2>, a: &[f32], b: &[f32], dy: &[f32], out: &mut [f32], f: impl Fn(f32, f32, f32) -> f32) {
     for (row, (y, dy)) in out.chunks_exact_mut(tile.inner).zip(dy.chunks_exact(tile.inner)).enumerate() {
         let y = y.iter_mut().zip(dy);
         match (tile.row(0, a, row), tile.row(1, b, row), tile.inner_strides) {
@@ -397,7 +390,13 @@ mod tests {
             Binary::Max => a.max(b),
             Binary::Min => a.min(b),
             Binary::Pow => a.powf(b),
-            Binary::PRelu => if a > 0.0 { a } else { a * b },
+            Binary::PRelu => {
+                if a > 0.0 {
+                    a
+                } else {
+                    a * b
+                }
+            }
         }
     }
 
@@ -469,8 +468,12 @@ mod tests {
             let run = |isa| {
                 let mut all = vec![vec![0.0; plan.len()]; 3];
                 plan.run(&mut all[0], |tile, y| forward(isa, op, tile, &a, &b, y));
-                plan.run(&mut all[1], |tile, y| grad_left(isa, op, tile, &a, &b, &dy[tile.start..][..y.len()], y));
-                plan.run(&mut all[2], |tile, y| grad_right(isa, op, tile, &a, &b, &dy[tile.start..][..y.len()], y));
+                plan.run(&mut all[1], |tile, y| {
+                    grad_left(isa, op, tile, &a, &b, &dy[tile.start..][..y.len()], y)
+                });
+                plan.run(&mut all[2], |tile, y| {
+                    grad_right(isa, op, tile, &a, &b, &dy[tile.start..][..y.len()], y)
+                });
                 all.iter().map(|x| bits(x)).collect::<Vec<_>>()
             };
             let scalar = run(Isa::Scalar);
@@ -537,7 +540,8 @@ mod tests {
         let both = Broadcast::new([&[4], &[4]]).unwrap();
         let (a, b) = ([0, 0, 1, 2], [0, 1, 0, 1]);
         let mut y = [9; 4];
-        for (op, want) in [(Logic::And, [0, 0, 0, 1]), (Logic::Or, [0, 1, 1, 1]), (Logic::Xor, [0, 1, 1, 0])] {
+        for (op, want) in [(Logic::And, [0, 0, 0, 1]), (Logic::Or, [0, 1, 1, 1]), (Logic::Xor, [0, 1, 1, 0])]
+        {
             op.forward(&both, &a, &b, &mut y);
             assert_eq!(y, want);
         }

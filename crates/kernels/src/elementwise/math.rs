@@ -101,8 +101,15 @@ pub fn tanh(x: f32) -> f32 {
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     /// `erf(x) / x` as a function of `x^2` in 0..1.
-    const NEAR: [f32; 7] =
-        [1.1283791, -0.37612626, 0.11283594, -0.026854211, 0.0051890872, -0.00080168643, 7.875875e-5];
+    const NEAR: [f32; 7] = [
+        std::f32::consts::FRAC_2_SQRT_PI,
+        -0.37612626,
+        0.11283594,
+        -0.026854211,
+        0.0051890872,
+        -0.00080168643,
+        7.875875e-5,
+    ];
     /// `log(1 - erf(x))` on 1..4; beyond, the result rounds to 1.
     const FAR: [f32; 9] = [
         0.00032013806,
@@ -205,7 +212,10 @@ mod tests {
         assert_eq!([log(1.0), log(0.0), log(-0.0), log(INF)], [0.0, -INF, -INF, INF]);
         assert!(log(-1.0).is_nan() && log(-INF).is_nan());
         assert_eq!([sigmoid(0.0), sigmoid(-INF), sigmoid(INF)], [0.5, 0.0, 1.0]);
-        assert_eq!([tanh(0.0), tanh(-INF), tanh(INF), erf(0.0), erf(-INF), erf(INF)], [0.0, -1.0, 1.0, 0.0, -1.0, 1.0]);
+        assert_eq!(
+            [tanh(0.0), tanh(-INF), tanh(INF), erf(0.0), erf(-INF), erf(INF)],
+            [0.0, -1.0, 1.0, 0.0, -1.0, 1.0]
+        );
         assert_eq!([softplus(-INF), softplus(INF)], [0.0, INF]);
     }
 }

@@ -355,8 +355,20 @@ mod tests {
         match op {
             Unary::Identity => x,
             Unary::Relu => x.max(0.0),
-            Unary::LeakyRelu { alpha } => if x > 0.0 { x } else { alpha as f64 * x },
-            Unary::Elu { alpha } => if x > 0.0 { x } else { alpha as f64 * x.exp_m1() },
+            Unary::LeakyRelu { alpha } => {
+                if x > 0.0 {
+                    x
+                } else {
+                    alpha as f64 * x
+                }
+            }
+            Unary::Elu { alpha } => {
+                if x > 0.0 {
+                    x
+                } else {
+                    alpha as f64 * x.exp_m1()
+                }
+            }
             Unary::Clip { lo, hi } => x.max(lo as f64).min(hi as f64),
             Unary::Sigmoid => sigmoid(x),
             Unary::HardSigmoid { alpha, beta } => (alpha as f64 * x + beta as f64).clamp(0.0, 1.0),
@@ -368,7 +380,13 @@ mod tests {
             Unary::Sqrt => x.sqrt(),
             Unary::Neg => -x,
             Unary::Abs => x.abs(),
-            Unary::Sign => if x == 0.0 { 0.0 } else { x.signum() },
+            Unary::Sign => {
+                if x == 0.0 {
+                    0.0
+                } else {
+                    x.signum()
+                }
+            }
             Unary::Erf => erf(x),
             Unary::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
             Unary::GeluTanh => {
