@@ -140,6 +140,8 @@ pub(super) use with_arithmetic;
 
 /// One row of the module's table, as a type, so that loops over it are compiled for it.
 pub(super) trait Arithmetic: Copy + Sync {
+    /// `x` in steps of the grid, before rounding and before the zero point.
+    fn steps(self, s: f32, x: f32) -> f32;
     /// The code of `x`.
     fn code(self, s: f32, z: f32, x: f32) -> f32;
     /// The real number of code `q`.
@@ -191,8 +193,13 @@ pub(super) struct Onnx(pub Bounds);
 
 impl Arithmetic for Onnx {
     #[inline(always)]
+    fn steps(self, s: f32, x: f32) -> f32 {
+        x / s
+    }
+
+    #[inline(always)]
     fn code(self, s: f32, z: f32, x: f32) -> f32 {
-        self.0.saturate((x / s).round_ties_even() + z)
+        self.0.saturate(self.steps(s, x).round_ties_even() + z)
     }
 
     #[inline(always)]
@@ -202,7 +209,7 @@ impl Arithmetic for Onnx {
 
     #[inline(always)]
     fn inside(self, s: f32, z: f32, x: f32) -> bool {
-        self.0.holds((x / s).round_ties_even() + z)
+        self.0.holds(self.steps(s, x).round_ties_even() + z)
     }
 }
 
@@ -217,13 +224,14 @@ pub(super) struct Paddle<const HALF_AWAY: bool>(pub Bounds);
 
 impl<const HALF_AWAY: bool> Arithmetic for Paddle<HALF_AWAY> {
     #[inline(always)]
+    fn steps(self, s: f32, x: f32) -> f32 {
+        self.0.high * inverse(s) * if HALF_AWAY { clip(x, -s, s) } else { x }
+    }
+
+    #[inline(always)]
     fn code(self, s: f32, _: f32, x: f32) -> f32 {
-        let scale = self.0.high * inverse(s);
-        if HALF_AWAY {
-            half_away(scale * clip(x, -s, s))
-        } else {
-            self.0.saturate((scale * x).round_ties_even())
-        }
+        let steps = self.steps(s, x);
+        if HALF_AWAY { half_away(steps) } else { self.0.saturate(steps.round_ties_even()) }
     }
 
     #[inline(always)]
@@ -233,7 +241,7 @@ impl<const HALF_AWAY: bool> Arithmetic for Paddle<HALF_AWAY> {
 
     #[inline(always)]
     fn inside(self, s: f32, _: f32, x: f32) -> bool {
-        if HALF_AWAY { x.abs() <= s } else { self.0.holds((self.0.high * inverse(s) * x).round_ties_even()) }
+        if HALF_AWAY { x.abs() <= s } else { self.0.holds(self.steps(s, x).round_ties_even()) }
     }
 }
 
@@ -242,13 +250,15 @@ pub(super) struct PaddleFreeze<const CLIP: bool>(pub Bounds);
 
 impl<const CLIP: bool> Arithmetic for PaddleFreeze<CLIP> {
     #[inline(always)]
-    fn code(self, s: f32, _: f32, x: f32) -> f32 {
+    fn steps(self, s: f32, x: f32) -> f32 {
         let s = if s == 0.0 { 1e-8 } else { s };
-        if CLIP {
-            (clip(x, -s, s) / s * self.0.high).round_ties_even()
-        } else {
-            self.0.saturate((x / s * self.0.high).round_ties_even())
-        }
+        (if CLIP { clip(x, -s, s) } else { x }) / s * self.0.high
+    }
+
+    #[inline(always)]
+    fn code(self, s: f32, _: f32, x: f32) -> f32 {
+        let code = self.steps(s, x).round_ties_even();
+        if CLIP { code } else { self.0.saturate(code) }
     }
 
     #[inline(always)]
@@ -258,7 +268,7 @@ impl<const CLIP: bool> Arithmetic for PaddleFreeze<CLIP> {
 
     #[inline(always)]
     fn inside(self, s: f32, _: f32, x: f32) -> bool {
-        if CLIP { x.abs() <= s } else { self.0.holds((x / s * self.0.high).round_ties_even()) }
+        if CLIP { x.abs() <= s } else { self.0.holds(self.steps(s, x).round_ties_even()) }
     }
 }
 

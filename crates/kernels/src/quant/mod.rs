@@ -23,9 +23,9 @@ mod weights;
 
 pub use arithmetic::{Grid, Quantizer, Round, Rule};
 pub use pact::{Pact, pact, pact_grad};
-pub use range::{Extremes, abs_max, abs_max_channels, extremes, extremes_channels};
+pub use range::{Extremes, abs_max, abs_max_channels, abs_max_paddle, extremes, extremes_channels};
 pub use sweep::{
     Axis, Scales, dequantize_f32, dequantize_i8, dequantize_i32, dequantize_u8, fake_quantize, quantize_f32,
-    quantize_i8, quantize_u8, straight_through_clipped,
+    quantize_i8, quantize_u8, straight_through_clipped, unrounded,
 };
-pub use weights::{batch_norm_affine, bias_correction, fold_scale};
+pub use weights::{batch_norm_affine, bias_correction, dequantize_max_abs, fold_scale};

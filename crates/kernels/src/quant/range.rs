@@ -75,6 +75,12 @@ pub fn abs_max(x: &[f32]) -> f32 {
     extremes(x).abs_max()
 }
 
+/// The largest magnitude as Paddle's CPU kernels find it, with `std::max_element`: NaN counts only in first place, where
+/// no comparison removes it.
+pub fn abs_max_paddle(x: &[f32]) -> f32 {
+    if x.first().is_some_and(|x| x.is_nan()) { f32::NAN } else { abs_max(x) }
+}
+
 /// Rows of at most this many channels are swept together where neighbours belong to different channels.
 const COLUMNS: usize = 64;
 
@@ -171,6 +177,8 @@ mod tests {
         assert_eq!(abs_max(&[]), 0.0);
         assert_eq!(abs_max(&[1.0, -3.0]), 3.0);
         assert_eq!(abs_max(&[-0.0, f32::NAN]), 0.0);
+        assert_eq!(abs_max_paddle(&[-2.0, f32::NAN]), 2.0);
+        assert!(abs_max_paddle(&[f32::NAN, 2.0]).is_nan());
         let mut out = [0.0; 2];
         abs_max_channels(Axis { outer: 1, channels: 2, inner: 2 }, &[1.0, -2.0, 0.0, 0.5], &mut out);
         assert_eq!(out, [2.0, 0.5]);

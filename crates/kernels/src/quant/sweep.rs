@@ -168,6 +168,9 @@ macro_rules! sweeps {
 }
 
 sweeps! {
+    /// `x` in steps of the grid, before rounding and before the zero point: what [`quantize_f32`] rounds.
+    unrounded, unrounded_chunk: f32 => f32, |a, s, _z, x| a.steps(s, x);
+
     /// Codes of `x`, kept in floating point as Paddle's operators do. NaN stays NaN.
     quantize_f32, quantize_f32_chunk: f32 => f32, |a, s, z, x| a.code(s, z, x);
 
@@ -295,6 +298,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn unrounded_steps() {
+        let mut out = [0.0; 3];
+        let scales = Scales::affine(&[0.5], &[7]);
+        unrounded(Quantizer::onnx(Grid::I8), Axis::whole(3), scales, &[1.0, -0.125, 900.0], &mut out);
+        assert_eq!(out, [2.0, -0.25, 1800.0]);
+        unrounded(
+            Quantizer::paddle_freeze(8, true).unwrap(),
+            Axis::whole(3),
+            scales,
+            &[0.25, -0.125, 900.0],
+            &mut out,
+        );
+        assert_eq!(out, [63.5, -31.75, 127.0]);
     }
 
     #[test]

@@ -2,6 +2,30 @@
 
 use super::{Axis, Quantizer, Scales, dequantize_f32};
 
+/// Paddle's `fake_dequantize_max_abs` and `fake_channel_wise_dequantize_max_abs`: `x * scale[c] * by / max_range`, from
+/// left to right in `f32`.
+///
+/// After its weights are frozen, a convolution of integers gives integers: there `scale` is that of the weight, `by`
+/// that of the input, and `max_range` the product of both ranges. With one scale, `by` is 1.
+///
+/// # Panics
+/// When the lengths do not fit `axis`; there may be one scale or one per channel.
+pub fn dequantize_max_abs(axis: Axis, scale: &[f32], by: f32, max_range: f32, x: &[f32], out: &mut [f32]) {
+    assert_eq!(
+        (x.len(), out.len()),
+        (axis.len(), axis.len()),
+        "input and output have the length of {axis:?}"
+    );
+    assert!(scale.len() == 1 || scale.len() == axis.channels, "{} scales for {axis:?}", scale.len());
+    if axis.is_empty() {
+        return;
+    }
+    let runs = x.chunks_exact(axis.inner).zip(out.chunks_exact_mut(axis.inner));
+    for ((x, out), &s) in runs.zip(scale.iter().cycle()) {
+        x.iter().zip(out).for_each(|(&x, out)| *out = x * s * by / max_range);
+    }
+}
+
 /// An inference-time batch normalization as one multiplication and one addition: `y = a * x + b` with
 /// `a = gamma / sqrt(variance + epsilon)` and `b = beta - mean * a`, per channel, in `f64` up to the last rounding.
 ///
@@ -87,6 +111,16 @@ pub fn bias_correction(
 mod tests {
     use super::*;
     use crate::quant::quantize_f32;
+
+    #[test]
+    fn integers_are_scaled_back_per_channel() {
+        let mut out = [0.0; 4];
+        let axis = Axis { outer: 1, channels: 2, inner: 2 };
+        dequantize_max_abs(axis, &[127.0, 254.0], 127.0, 127.0 * 127.0, &[1.0, 2.0, 3.0, -4.0], &mut out);
+        assert_eq!(out, [1.0, 2.0, 6.0, -8.0]);
+        dequantize_max_abs(axis, &[0.5], 1.0, 2.0, &[1.0, 2.0, 3.0, -4.0], &mut out);
+        assert_eq!(out, [0.25, 0.5, 0.75, -1.0]);
+    }
 
     #[test]
     fn batch_norm_folds_into_the_weight() {
