@@ -27,6 +27,11 @@ impl Vjp<'_> {
         ValueId { node: self.node, out: i as u16 }
     }
 
+    /// Number of results that the node has.
+    pub fn outs(&self) -> usize {
+        self.d_outs.len()
+    }
+
     /// Gradient of the loss with respect to result `i`; `None` when the loss does not depend on it.
     pub fn d_output(&self, i: usize) -> Option<ValueId> {
         self.d_outs.get(i).copied().flatten()
