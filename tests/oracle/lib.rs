@@ -1,0 +1,1 @@
+//! Tests only: `cargo test --manifest-path tests/oracle/Cargo.toml`.
