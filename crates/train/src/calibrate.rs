@@ -32,7 +32,9 @@ pub fn calibrate(
     float.set_outputs([]);
     float.sweep();
     let batch = batch_size(&float, batch).min(data.len().max(1));
-    let list = Batches::new(data.len(), batch, Order::Stored, Last::Drop)?;
+    // Lists of images are often sorted by class: the first of them would be one class.
+    let order = Order::Shuffled { seed: 0, epoch: 0 };
+    let list = Batches::new(data.len(), batch, order, Last::Drop)?;
     let total = list.iter().count().min(batches.unwrap_or(usize::MAX));
     let mut machine = machine(&float, batch, data)?;
     for (i, samples) in list.iter().take(total).enumerate() {

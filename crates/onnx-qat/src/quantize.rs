@@ -1,0 +1,189 @@
+//! The whole way from a float model to an int8 model in one call: what the command `quantize` does.
+
+use crate::{Error, Model};
+use data::Dataset;
+use passes::{Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use train::{Accuracy, Event, FitOptions};
+
+/// Where PACT thresholds start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum PactInit {
+    /// At the largest magnitude that calibration saw of each tensor.
+    #[default]
+    Calibrated,
+    /// At this value for every tensor; PaddleSlim's demo has 20.
+    Value(f32),
+}
+
+/// What to do.
+#[derive(Clone)]
+pub struct QuantizeOptions {
+    /// What to quantize and how.
+    pub config: QuantConfig,
+    /// The user's own quantizers and pre-processes.
+    pub hooks: Hooks,
+    /// Learned clipping of activations.
+    pub pact: Option<PactInit>,
+    /// Samples with which calibration runs before training.
+    pub calibration_samples: usize,
+    /// Training; with no epochs it is static calibration alone.
+    pub fit: FitOptions,
+}
+
+/// What is going on, for progress bars and logs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage<'a> {
+    /// The graph was brought into normal form.
+    Normalized(&'a Report),
+    /// Quantizers were inserted, or the weights quantized.
+    Inserted(&'a Report),
+    /// Evaluation of the float model: samples so far, and all.
+    EvaluatingFloat(usize, usize),
+    /// The float model's accuracy.
+    Float(Accuracy),
+    /// Calibration: batches so far, and all.
+    Calibrating(usize, usize),
+    /// Training.
+    Training(Event),
+    /// The model was frozen.
+    Frozen(&'a Report),
+    /// Evaluation of the int8 model: samples so far, and all.
+    EvaluatingInt8(usize, usize),
+    /// The int8 model's accuracy.
+    Int8(Accuracy),
+}
+
+/// Hears of each [`Stage`].
+pub type Progress<'a> = dyn FnMut(&Stage) + 'a;
+
+/// How a model was quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Fine-tuned with quantizers in the graph.
+    QuantizationAwareTraining,
+    /// Ranges from data, weights as they were.
+    StaticCalibration,
+    /// No data: weights alone, activations at run time where a runtime can.
+    WeightOnly,
+}
+
+/// The result of [`quantize`].
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The int8 model, ready to be saved.
+    pub model: Model,
+    /// How it came about.
+    pub outcome: Outcome,
+    /// Accuracy of the float model, where there is labelled data to evaluate on.
+    pub float: Option<Accuracy>,
+    /// Accuracy of the int8 model on the same data.
+    pub int8: Option<Accuracy>,
+}
+
+/// Quantizes a float model. With training data and epochs: quantization-aware training. With training data and no epochs: static
+/// calibration. Without data: weights only.
+///
+/// # Errors
+/// When data does not fit, training diverges, or a node cannot be handled.
+pub fn quantize(
+    model: &Model,
+    train: Option<&Dataset>,
+    eval: Option<&Dataset>,
+    options: &QuantizeOptions,
+    progress: &mut Progress,
+) -> Result<Quantized, Error> {
+    options.config.check()?;
+    let batch = options.fit.batch;
+    let labelled = eval.filter(|d| d.labels().is_some());
+    let float = labelled
+        .map(|data| {
+            let mut done = |i, n| progress(&Stage::EvaluatingFloat(i, n));
+            train::evaluate(&evaluation_form(model)?, data, batch, &mut done).map_err(Error::from)
+        })
+        .transpose()?;
+    if let Some(float) = float {
+        progress(&Stage::Float(float));
+    }
+
+    let mut int8 = model.clone();
+    let normalize = Normalize { fold_batch_norm: train.is_none() };
+    progress(&Stage::Normalized(&passes::normalize(&mut int8.graph, normalize)?));
+    let outcome = match train {
+        None => {
+            train::strip_loss(&mut int8.graph);
+            progress(&Stage::Inserted(&passes::quantize_weights(&mut int8.graph, &options.config)?));
+            Outcome::WeightOnly
+        }
+        Some(data) => quantize_with_data(&mut int8, data, eval, options, progress)?,
+    };
+    let after = labelled
+        .map(|data| int8.evaluate_with(data, batch, &mut |i, n| progress(&Stage::EvaluatingInt8(i, n))))
+        .transpose()?;
+    if let Some(after) = after {
+        progress(&Stage::Int8(after));
+    }
+    Ok(Quantized { model: int8, outcome, float, int8: after })
+}
+
+/// A model as it is evaluated in floating point: batch norms of a training graph use their running statistics.
+fn evaluation_form(model: &Model) -> Result<ir::Graph, Error> {
+    let mut graph = model.graph.clone();
+    train::strip_loss(&mut graph);
+    passes::normalize(&mut graph, Normalize { fold_batch_norm: true })?;
+    Ok(graph)
+}
+
+fn quantize_with_data(
+    model: &mut Model,
+    data: &Dataset,
+    eval: Option<&Dataset>,
+    options: &QuantizeOptions,
+    progress: &mut Progress,
+) -> Result<Outcome, Error> {
+    let QuantizeOptions { config, hooks, pact, calibration_samples, fit } = options;
+    let graph = &mut model.graph;
+    let training = fit.epochs > 0;
+    progress(&Stage::Inserted(&passes::quant_aware(graph, config, hooks)?));
+
+    // Compat starts training where PaddleSlim does, with its initial scales, unless asked to calibrate first.
+    if !training || config.numerics == Numerics::Deploy || config.quant_post_first {
+        let batches = calibration_samples.div_ceil(train::batch_size(graph, fit.batch)).max(1);
+        train::calibrate(graph, data, fit.batch, Some(batches), &mut |i, n| progress(&Stage::Calibrating(i, n)))?;
+    }
+    if training {
+        if let Some(init) = pact {
+            insert_pact(graph, config, *init)?;
+        }
+        let labelled = eval.filter(|d| d.labels().is_some());
+        train::fit(graph, data, labelled, fit, &mut |event| progress(&Stage::Training(*event)))?;
+    }
+    progress(&Stage::Frozen(&crate::convert(model)?));
+    Ok(if training { Outcome::QuantizationAwareTraining } else { Outcome::StaticCalibration })
+}
+
+/// Puts PACT in front of the activation quantizers of a calibrated graph.
+fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: PactInit) -> Result<(), Error> {
+    let mut pact = Pact::default();
+    match init {
+        PactInit::Value(value) => pact.initial = value,
+        PactInit::Calibrated => pact.thresholds = magnitudes(graph),
+    }
+    Pipeline::new()
+        .then(InsertPreprocess { preprocess: Arc::new(pact), config: config.clone() })
+        .run(graph)?;
+    Ok(())
+}
+
+/// The largest magnitude that the observer of each tensor has seen.
+fn magnitudes(graph: &ir::Graph) -> BTreeMap<String, f32> {
+    let observed = graph.nodes().into_iter().filter_map(|id| {
+        let node = graph.node(id);
+        let observe = node.is::<ops::Observe>()?;
+        let (x, state) = (node.ins[0]?, graph.tensor(node.ins[1]?)?.to_f32());
+        let magnitude = observe.statistic.range(&state)?.abs_max();
+        Some((graph.value(x).name.clone(), magnitude))
+    });
+    observed.filter(|(_, m)| *m > 0.0).collect()
+}
