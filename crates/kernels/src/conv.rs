@@ -1,1 +1,835 @@
-//! Placeholder line until the kernels land.
+//! Convolution in one and two spatial dimensions, and its gradients.
+//!
+//! Activations are channels-last, `(N, H, W, C)`; weights have the ONNX layout `(O, I / groups, kh, kw)`. A
+//! one-dimensional convolution has height 1 ([`Window::flat`]). The maths is that of ONNX `Conv` (cross-correlation).
+//! All functions overwrite their output and take their scratch memory from the caller; what it held does not matter.
+//!
+//! Three ways, chosen by shape:
+//!
+//! - depthwise convolutions (one input channel per group) gather directly, vectorized over channels;
+//! - 1x1 convolutions of stride 1 without padding are one matrix product over all `N * H * W` positions;
+//! - the rest copies the inputs of a tile of output positions to the rows of a matrix (`im2col`) and multiplies. The
+//!   gradient by the input scatters such rows back, or, at stride 1, is itself a convolution with the flipped kernel.
+//!
+//! # Transposed convolution
+//!
+//! ONNX `ConvTranspose` is the input gradient of a convolution whose input has the shape of its output, and takes the
+//! weights as they are. Build the [`Conv`] of that convolution from [`Axis::transposed`] with the channels swapped: its
+//! `in_channels` are those that the transposed convolution *produces*. [`transpose_forward`],
+//! [`transpose_input_grad`] and [`transpose_weight_grad`] do the rest.
+
+use crate::depthwise;
+use crate::matmul::{Matrix, MatrixMut, multiply};
+use crate::parallel;
+use crate::relayout::permute;
+use crate::simd::{Isa, dispatch, load};
+pub use crate::window::{Axis, Rounding, Window};
+
+/// A convolution of fixed shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv {
+    /// Number of images.
+    pub batch: usize,
+    /// Channels of the input, a multiple of `groups`.
+    pub in_channels: usize,
+    /// Channels of the output, a multiple of `groups`.
+    pub out_channels: usize,
+    /// Number of groups; group `g` connects the `g`-th share of the input channels to that of the output channels.
+    pub groups: usize,
+    /// The spatial axes.
+    pub window: Window,
+}
+
+impl Conv {
+    /// A convolution of the given shape.
+    ///
+    /// # Errors
+    /// When the groups do not divide the channels, there are no channels, or a tensor has too many elements.
+    pub fn new(
+        batch: usize,
+        in_channels: usize,
+        out_channels: usize,
+        groups: usize,
+        window: Window,
+    ) -> Result<Conv, String> {
+        if groups == 0 || in_channels == 0 || out_channels == 0 {
+            return Err(format!(
+                "{in_channels} to {out_channels} channels in {groups} groups: all must be > 0"
+            ));
+        }
+        if !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
+            return Err(format!("{groups} groups do not divide {in_channels} and {out_channels} channels"));
+        }
+        let (h, w) = (window.height, window.width);
+        let sizes = [
+            [batch.max(1), h.input, w.input, in_channels, 1],
+            [batch.max(1), h.output, w.output, out_channels, 1],
+            [out_channels, in_channels / groups, h.kernel, w.kernel, 1],
+            // The largest workspace holds a few hundred rows of input patches, or a few copies of the weights.
+            [PATCHES.max(PARTS), in_channels / groups, h.kernel, w.kernel, out_channels],
+        ];
+        for size in sizes {
+            size.iter()
+                .try_fold(4usize, |bytes, &n| bytes.checked_mul(n))
+                .filter(|&bytes| isize::try_from(bytes).is_ok())
+                .ok_or_else(|| format!("a tensor of {size:?} elements is too large"))?;
+        }
+        Ok(Conv { batch, in_channels, out_channels, groups, window })
+    }
+
+    /// Number of elements of the input, `(N, H, W, C)`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.window.input_len() * self.in_channels
+    }
+
+    /// Number of elements of the output, `(N, H', W', O)`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.window.output_len() * self.out_channels
+    }
+
+    /// Number of elements of the weights, `(O, C / groups, kh, kw)`.
+    pub fn weight_len(&self) -> usize {
+        self.out_channels * self.patch_len()
+    }
+
+    /// Number of inputs of one output, which is the width of the patch matrix of a group.
+    fn patch_len(&self) -> usize {
+        self.group_inputs() * self.window.kernel_len()
+    }
+
+    fn group_inputs(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    fn group_outputs(&self) -> usize {
+        self.out_channels / self.groups
+    }
+
+    /// Number of output positions of all images.
+    fn rows(&self) -> usize {
+        self.batch * self.window.output_len()
+    }
+
+    fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.in_channels
+    }
+
+    /// Whether the patch matrix is the input itself.
+    fn is_pointwise(&self) -> bool {
+        self.window.height.is_identity() && self.window.width.is_identity()
+    }
+
+    /// The convolution that turns output gradients to input gradients, where there is one: stride 1, and no more
+    /// padding than the kernel covers.
+    fn flipped(&self) -> Option<Conv> {
+        let flip = |axis: Axis| {
+            let reach = (axis.kernel - 1) * axis.dilation;
+            let pad_begin = reach.checked_sub(axis.pad_begin)?;
+            // What remains to the length of the input; negative where inputs are more than the outputs reach.
+            let pad_end = (axis.input + reach).checked_sub(axis.output + pad_begin)?;
+            (axis.stride == 1).then_some(Axis {
+                input: axis.output,
+                output: axis.input,
+                pad_begin,
+                pad_end,
+                ..axis
+            })
+        };
+        let window = Window { height: flip(self.window.height)?, width: flip(self.window.width)? };
+        let (in_channels, out_channels) = (self.out_channels, self.in_channels);
+        Some(Conv { in_channels, out_channels, window, ..*self })
+    }
+}
+
+/// Elements of a patch matrix, about, as long as it has at least [`PATCHES`] rows. Sized to stay in the cache.
+const PATCH_ELEMENTS: usize = 1 << 18;
+/// Fewest rows of a patch matrix: each tile packs the weights again.
+const PATCHES: usize = 512;
+/// Most tiles in work at the same time.
+const PARTS: usize = 8;
+/// Elements of all patch matrices, about, when they are large.
+const ALL_PATCH_ELEMENTS: usize = 1 << 22;
+
+/// A division of the output positions into parts, which run in parallel, and those into tiles, one after another.
+#[derive(Clone, Copy, Debug)]
+struct Tiles {
+    /// Number of parts.
+    parts: usize,
+    /// Positions of a part; the last part may have fewer.
+    part_rows: usize,
+    /// Positions of a tile; the last tile of a part may have fewer.
+    tile_rows: usize,
+    /// Elements of the patch matrix of a part.
+    patches: usize,
+}
+
+impl Tiles {
+    /// Divides `rows` positions. Parts are whole multiples of `unit` positions.
+    fn new(conv: &Conv, rows: usize, unit: usize, max_parts: usize) -> Tiles {
+        let width = conv.patch_len();
+        let most = (PATCH_ELEMENTS / width).max(PATCHES);
+        let parts = if conv.is_pointwise() {
+            rows.div_ceil(most)
+        } else {
+            rows.div_ceil(most).min(ALL_PATCH_ELEMENTS / (width * most.min(rows)).max(1))
+        };
+        let part_rows = rows.div_ceil(parts.clamp(1, max_parts)).next_multiple_of(unit);
+        let tile_rows = part_rows.div_ceil(part_rows.div_ceil(most).max(1)).max(1);
+        let patches = if conv.is_pointwise() { 0 } else { tile_rows * width };
+        Tiles { parts: rows.div_ceil(part_rows.max(1)), part_rows, tile_rows, patches }
+    }
+
+    fn forward(conv: &Conv) -> Tiles {
+        Tiles::new(conv, conv.rows(), 1, PARTS)
+    }
+
+    /// Parts are whole images, whose gradients they own.
+    fn scatter(conv: &Conv) -> Tiles {
+        Tiles::new(conv, conv.rows(), conv.window.output_len(), PARTS)
+    }
+
+    /// Every part has a copy of the weights.
+    fn weight_grad(conv: &Conv) -> Tiles {
+        Tiles::new(conv, conv.rows(), 1, (PATCH_ELEMENTS / conv.weight_len()).clamp(1, PARTS))
+    }
+
+    /// The positions of tile after tile of a part of `rows` positions, as `(first in the part, count)`.
+    fn of(self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..rows).step_by(self.tile_rows).map(move |first| (first, self.tile_rows.min(rows - first)))
+    }
+}
+
+/// Length of the workspace of [`forward`], in `f32`.
+pub fn forward_workspace(conv: &Conv) -> usize {
+    if conv.is_depthwise() {
+        return depthwise::gather_workspace(conv);
+    }
+    packed_workspace(conv)
+}
+
+/// Packed weights, and the patches of [`forward_packed`].
+fn packed_workspace(conv: &Conv) -> usize {
+    let tiles = Tiles::forward(conv);
+    conv.weight_len() + tiles.parts * tiles.patches
+}
+
+/// `y = conv(x, w) + bias`, the ONNX `Conv` operator.
+///
+/// `x` is `(N, H, W, C)`, `w` is `(O, C / groups, kh, kw)`, `bias` is `(O)`, `y` is `(N, H', W', O)`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than [`forward_workspace`].
+pub fn forward(
+    conv: &Conv,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    workspace: &mut [f32],
+) {
+    check(conv, x.len(), w.len(), y.len());
+    assert!(
+        bias.is_none_or(|bias| bias.len() == conv.out_channels),
+        "bias is not of one value per output channel"
+    );
+    if conv.is_depthwise() {
+        return depthwise::forward(conv, x, w, bias, y, workspace);
+    }
+    let (packed, patches) = workspace.split_at_mut(conv.weight_len());
+    // (groups, O, C, kernel) to (groups, kernel, C, O): the right operand of the product, row by row.
+    let shape = [conv.groups, conv.group_outputs(), conv.group_inputs(), conv.window.kernel_len()];
+    permute(w, &shape, &[0, 3, 2, 1], packed);
+    forward_packed(conv, x, packed, bias, y, patches);
+}
+
+/// [`forward`] with weights `(groups, kernel positions, C / groups, O / groups)`.
+fn forward_packed(
+    conv: &Conv,
+    x: &[f32],
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    patches: &mut [f32],
+) {
+    let isa = Isa::detect();
+    let tiles = Tiles::forward(conv);
+    let (width, outputs) = (conv.patch_len(), conv.group_outputs());
+    let part = |part: usize, y: &mut [f32], patches: &mut [f32]| {
+        for (first, rows) in tiles.of(y.len() / conv.out_channels) {
+            let y = &mut y[first * conv.out_channels..][..rows * conv.out_channels];
+            for group in 0..conv.groups {
+                let patches = patch_matrix(conv, x, group, part * tiles.part_rows + first, rows, patches);
+                let weights = Matrix::new(&packed[group * width * outputs..], width, outputs);
+                let y = MatrixMut::strided(&mut y[group * outputs..], rows, outputs, conv.out_channels);
+                multiply(1.0, patches, weights, 0.0, y);
+            }
+            if let Some(bias) = bias {
+                add_bias(isa, bias, y);
+            }
+        }
+    };
+    let part_len = (tiles.part_rows * conv.out_channels).max(1);
+    if tiles.patches == 0 {
+        parallel::for_each_chunk(y, part_len, |i, y| part(i, y, &mut []));
+    } else {
+        let patches = &mut patches[..tiles.parts * tiles.patches];
+        parallel::for_each_chunk2(y, part_len, patches, tiles.patches, part);
+    }
+}
+
+/// Length of the workspace of [`input_grad`], in `f32`.
+pub fn input_grad_workspace(conv: &Conv) -> usize {
+    if conv.is_depthwise() {
+        return depthwise::gather_workspace(conv);
+    }
+    if conv.is_pointwise() {
+        return 0;
+    }
+    if let Some(flipped) = conv.flipped() {
+        return packed_workspace(&flipped);
+    }
+    let tiles = Tiles::scatter(conv);
+    conv.weight_len() + tiles.parts * tiles.patches
+}
+
+/// Gradient of [`forward`] by its input: `dx = conv^T(dy, w)`.
+///
+/// `dy` is `(N, H', W', O)`, `w` is `(O, C / groups, kh, kw)`, `dx` is `(N, H, W, C)`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than [`input_grad_workspace`].
+pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
+    check(conv, dx.len(), w.len(), dy.len());
+    if conv.is_depthwise() {
+        return depthwise::input_grad(conv, dy, w, dx, workspace);
+    }
+    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
+    if conv.is_pointwise() {
+        for group in 0..conv.groups {
+            let dy = Matrix::strided(&dy[group * outputs..], conv.rows(), outputs, conv.out_channels, 1);
+            let w = Matrix::new(&w[group * outputs * inputs..], outputs, inputs);
+            multiply(
+                1.0,
+                dy,
+                w,
+                0.0,
+                MatrixMut::strided(&mut dx[group * inputs..], conv.rows(), inputs, conv.in_channels),
+            );
+        }
+        return;
+    }
+    let (packed, patches) = workspace.split_at_mut(conv.weight_len());
+    let shape = [conv.groups, outputs, inputs, kernel];
+    if let Some(flipped) = conv.flipped() {
+        // To (groups, kernel, O, C), the kernel positions in reverse.
+        permute(w, &shape, &[0, 3, 1, 2], packed);
+        for group in packed.chunks_exact_mut(kernel * outputs * inputs) {
+            reverse_chunks(group, outputs * inputs);
+        }
+        return forward_packed(&flipped, dy, packed, None, dx, patches);
+    }
+    // To (groups, O, kernel, C): a row of the product is a patch.
+    permute(w, &shape, &[0, 1, 3, 2], packed);
+    let isa = Isa::detect();
+    let tiles = Tiles::scatter(conv);
+    let width = conv.patch_len();
+    let images = tiles.part_rows / conv.window.output_len().max(1);
+    let dx_len = (images * conv.window.input_len() * conv.in_channels).max(1);
+    let patches = &mut patches[..tiles.parts * tiles.patches];
+    parallel::for_each_chunk2(dx, dx_len, patches, tiles.patches.max(1), |part, dx, patches| {
+        dx.fill(0.0);
+        let part_rows = dx.len() / (conv.window.input_len() * conv.in_channels) * conv.window.output_len();
+        for (first, rows) in tiles.of(part_rows) {
+            let row = part * tiles.part_rows + first;
+            for group in 0..conv.groups {
+                let dy = &dy[row * conv.out_channels + group * outputs..];
+                let dy = Matrix::strided(dy, rows, outputs, conv.out_channels, 1);
+                let weights = Matrix::new(&packed[group * outputs * width..], outputs, width);
+                let patches = &mut patches[..rows * width];
+                multiply(1.0, dy, weights, 0.0, MatrixMut::new(patches, rows, width));
+                scatter(isa, conv, patches, group, first, dx);
+            }
+        }
+    });
+}
+
+/// Length of the workspace of [`weight_grad`], in `f32`.
+pub fn weight_grad_workspace(conv: &Conv) -> usize {
+    if conv.is_depthwise() {
+        return depthwise::weight_grad_workspace(conv);
+    }
+    let tiles = Tiles::weight_grad(conv);
+    tiles.parts.max(1) * (conv.weight_len() + tiles.patches)
+}
+
+/// Gradient of [`forward`] by its weights, summed over the batch.
+///
+/// `x` is `(N, H, W, C)`, `dy` is `(N, H', W', O)`, `dw` is `(O, C / groups, kh, kw)`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than [`weight_grad_workspace`].
+pub fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace: &mut [f32]) {
+    check(conv, x.len(), dw.len(), dy.len());
+    if conv.is_depthwise() {
+        return depthwise::weight_grad(conv, x, dy, dw, workspace);
+    }
+    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
+    let (width, tiles) = (conv.patch_len(), Tiles::weight_grad(conv));
+    let parts = tiles.parts.max(1);
+    // Each part adds up its tiles in `(groups, O, kernel, C)`.
+    let part = |part: usize, sums: &mut [f32], patches: &mut [f32]| {
+        let part_first = part * tiles.part_rows;
+        let part_rows = tiles.part_rows.min(conv.rows() - part_first);
+        if part_rows == 0 {
+            sums.fill(0.0);
+        }
+        for (first, rows) in tiles.of(part_rows) {
+            let row = part_first + first;
+            for group in 0..conv.groups {
+                let patches = patch_matrix(conv, x, group, row, rows, patches);
+                let dy = &dy[row * conv.out_channels + group * outputs..];
+                let dy = Matrix::strided(dy, rows, outputs, conv.out_channels, 1).transposed();
+                let sums = MatrixMut::new(&mut sums[group * outputs * width..], outputs, width);
+                multiply(1.0, dy, patches, if first == 0 { 0.0 } else { 1.0 }, sums);
+            }
+        }
+    };
+    let (sums, patches) = workspace[..parts * (dw.len() + tiles.patches)].split_at_mut(parts * dw.len());
+    if kernel == 1 && parts == 1 {
+        return part(0, dw, patches);
+    }
+    if tiles.patches == 0 {
+        parallel::for_each_chunk(sums, dw.len(), |i, sums| part(i, sums, &mut []));
+    } else {
+        parallel::for_each_chunk2(sums, dw.len(), patches, tiles.patches, part);
+    }
+    let (sum, partials) = sums.split_at_mut(dw.len());
+    parallel::add_partials(partials, sum);
+    permute(sum, &[conv.out_channels, kernel, inputs], &[0, 2, 1], dw);
+}
+
+/// Gradient of a convolution by its bias: the sum of `dy`, `(rows, channels)`, over the rows, to `db`, `(channels)`.
+///
+/// # Panics
+/// When `db` is not of `channels` elements, or `dy` not of whole rows.
+pub fn bias_grad(dy: &[f32], channels: usize, db: &mut [f32]) {
+    assert!(db.len() == channels, "bias gradient of {} elements for {channels} channels", db.len());
+    assert!(channels > 0 && dy.len().is_multiple_of(channels), "gradient is not rows of {channels} channels");
+    let isa = Isa::detect();
+    let chunk = (parallel::CHUNK / COLUMNS).max(1);
+    parallel::for_each_chunk(db, COLUMNS, |i, db| {
+        let sum = |rows: std::ops::Range<usize>| {
+            let mut sums = [0.0; COLUMNS];
+            add_columns(
+                isa,
+                &dy[rows.start * channels..rows.end * channels],
+                channels,
+                i * COLUMNS,
+                &mut sums[..db.len()],
+            );
+            sums
+        };
+        let add = |a: [f32; COLUMNS], b: [f32; COLUMNS]| std::array::from_fn(|i| a[i] + b[i]);
+        let sums = parallel::reduce(dy.len() / channels, chunk, sum, add).unwrap_or([0.0; COLUMNS]);
+        db.copy_from_slice(&sums[..db.len()]);
+    });
+}
+
+/// Columns that [`bias_grad`] sums up at a time.
+const COLUMNS: usize = 64;
+
+/// Length of the workspace of [`transpose_forward`], in `f32`.
+pub fn transpose_forward_workspace(conv: &Conv) -> usize {
+    input_grad_workspace(conv)
+}
+
+/// `y = conv_transpose(x, w) + bias`, the ONNX `ConvTranspose` operator.
+///
+/// `conv` describes the convolution of which this is the input gradient. `x` is `(N, H', W', O)`, `w` is
+/// `(O, C / groups, kh, kw)`, which ONNX calls `(C, M / group, kh, kw)`; `bias` is `(C)`, `y` is `(N, H, W, C)`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than [`transpose_forward_workspace`].
+pub fn transpose_forward(
+    conv: &Conv,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    workspace: &mut [f32],
+) {
+    input_grad(conv, x, w, y, workspace);
+    if let Some(bias) = bias {
+        assert!(bias.len() == conv.in_channels, "bias is not of one value per channel");
+        let isa = Isa::detect();
+        let rows = (parallel::CHUNK / bias.len()).max(1);
+        parallel::for_each_chunk(y, rows * bias.len(), |_, y| add_bias(isa, bias, y));
+    }
+}
+
+/// Length of the workspace of [`transpose_input_grad`], in `f32`.
+pub fn transpose_input_grad_workspace(conv: &Conv) -> usize {
+    forward_workspace(conv)
+}
+
+/// Gradient of [`transpose_forward`] by its input. Shapes as there, `dx` like `x` and `dy` like `y`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than
+/// [`transpose_input_grad_workspace`].
+pub fn transpose_input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
+    forward(conv, dy, w, None, dx, workspace);
+}
+
+/// Length of the workspace of [`transpose_weight_grad`], in `f32`.
+pub fn transpose_weight_grad_workspace(conv: &Conv) -> usize {
+    weight_grad_workspace(conv)
+}
+
+/// Gradient of [`transpose_forward`] by its weights. Shapes as there, `dw` like `w` and `dy` like `y`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than
+/// [`transpose_weight_grad_workspace`].
+pub fn transpose_weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace: &mut [f32]) {
+    weight_grad(conv, dy, x, dw, workspace);
+}
+
+/// # Panics
+/// When a length is not that of its shape.
+fn check(conv: &Conv, x: usize, w: usize, y: usize) {
+    assert!(
+        x == conv.input_len() && w == conv.weight_len() && y == conv.output_len(),
+        "slices of {x}, {w} and {y} elements do not fit {conv:?}"
+    );
+}
+
+/// Reverses the order of chunks of `len` elements.
+fn reverse_chunks(data: &mut [f32], len: usize) {
+    let mut rest = data;
+    while rest.len() > len {
+        let (first, tail) = rest.split_at_mut(len);
+        let (middle, last) = tail.split_at_mut(tail.len() - len);
+        first.swap_with_slice(last);
+        rest = middle;
+    }
+}
+
+/// The inputs of `rows` output positions from position `first` on, for one group: a matrix of
+/// `(rows, kernel positions * C / groups)`, zero in the padding. It is the input itself for a pointwise convolution, else
+/// it fills the front of `patches`.
+fn patch_matrix<'a>(
+    conv: &Conv,
+    x: &'a [f32],
+    group: usize,
+    first: usize,
+    rows: usize,
+    patches: &'a mut [f32],
+) -> Matrix<'a> {
+    let (inputs, width) = (conv.group_inputs(), conv.patch_len());
+    if conv.is_pointwise() {
+        return Matrix::strided(
+            &x[first * conv.in_channels + group * inputs..],
+            rows,
+            inputs,
+            conv.in_channels,
+            1,
+        );
+    }
+    let patches = &mut patches[..rows * width];
+    // Copying is worth several threads where a single tile is all there is.
+    let chunk = (parallel::CHUNK / width).max(16);
+    parallel::for_each_chunk(patches, chunk * width, |i, patches| {
+        gather(conv, x, group, first + i * chunk, patches)
+    });
+    Matrix::new(patches, rows, width)
+}
+
+/// One step through the output positions of a convolution, in memory order.
+struct Positions {
+    image: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Positions {
+    fn from(conv: &Conv, at: usize) -> Positions {
+        let (height, width) = (conv.window.height.output, conv.window.width.output);
+        Positions { image: at / (height * width), row: at / width % height, column: at % width }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, conv: &Conv) {
+        self.column += 1;
+        if self.column == conv.window.width.output {
+            self.column = 0;
+            self.row += 1;
+            if self.row == conv.window.height.output {
+                self.row = 0;
+                self.image += 1;
+            }
+        }
+    }
+}
+
+/// Copies the inputs of the output positions from `first` on to the rows of `patches`.
+fn gather(conv: &Conv, x: &[f32], group: usize, first: usize, patches: &mut [f32]) {
+    let (channels, inputs) = (conv.in_channels, conv.group_inputs());
+    let (height, width) = (&conv.window.height, &conv.window.width);
+    // Neighbouring kernel columns read neighbouring memory where nothing lies between them.
+    let joined = conv.groups == 1 && width.dilation == 1;
+    let kernel_row = width.kernel * inputs;
+    let mut at = Positions::from(conv, first);
+    for patch in patches.chunks_exact_mut(conv.patch_len()) {
+        let (rows, columns) = (height.taps(at.row), width.taps(at.column));
+        if rows.count < height.kernel || columns.count < width.kernel {
+            patch.fill(0.0);
+        }
+        for i in 0..rows.count {
+            let source = (at.image * height.input + rows.source_at(i)) * width.input;
+            let target = rows.kernel_at(i) * kernel_row + columns.kernel * inputs;
+            if joined {
+                let len = columns.count * inputs;
+                copy(&x[(source + columns.source) * channels..][..len], &mut patch[target..][..len]);
+            } else {
+                for j in 0..columns.count {
+                    let from = (source + columns.source_at(j)) * channels + group * inputs;
+                    copy(&x[from..][..inputs], &mut patch[target + j * inputs..][..inputs]);
+                }
+            }
+        }
+        at.advance(conv);
+    }
+}
+
+/// Copies few or many elements; a call of `memcpy` costs more than few.
+#[inline(always)]
+fn copy(src: &[f32], dst: &mut [f32]) {
+    if src.len() >= 32 {
+        return dst.copy_from_slice(src);
+    }
+    let (src_eights, src_rest) = src.as_chunks::<8>();
+    let (dst_eights, dst_rest) = dst.as_chunks_mut::<8>();
+    for (dst, src) in dst_eights.iter_mut().zip(src_eights) {
+        *dst = *src;
+    }
+    for (dst, src) in dst_rest.iter_mut().zip(src_rest) {
+        *dst = *src;
+    }
+}
+
+dispatch! {
+    /// Adds the rows of `patches`, which belong to the output positions from `first` on, to the inputs they came from.
+    /// `dx` starts at the image of position 0.
+    fn scatter(conv: &Conv, patches: &[f32], group: usize, first: usize, dx: &mut [f32]) {
+        let (channels, inputs) = (conv.in_channels, conv.group_inputs());
+        let (height, width) = (&conv.window.height, &conv.window.width);
+        let joined = conv.groups == 1 && width.dilation == 1;
+        let kernel_row = width.kernel * inputs;
+        let mut at = Positions::from(conv, first);
+        for patch in patches.chunks_exact(conv.patch_len()) {
+            let (rows, columns) = (height.taps(at.row), width.taps(at.column));
+            for i in 0..rows.count {
+                let target = (at.image * height.input + rows.source_at(i)) * width.input;
+                let source = rows.kernel_at(i) * kernel_row + columns.kernel * inputs;
+                let (steps, len) = if joined { (columns.count.min(1), columns.count * inputs) } else { (columns.count, inputs) };
+                for j in 0..steps {
+                    let to = (target + columns.source_at(j)) * channels + group * inputs;
+                    let from = &patch[source + j * inputs..][..len];
+                    for (dx, &patch) in dx[to..][..len].iter_mut().zip(from) {
+                        *dx += patch;
+                    }
+                }
+            }
+            at.advance(conv);
+        }
+    }
+
+    /// `y[row, c] += bias[c]`.
+    fn add_bias(bias: &[f32], y: &mut [f32]) {
+        for row in y.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
+        }
+    }
+
+    /// Adds the columns from `first` on of all rows of `dy`, `(rows, channels)`, to `sums`.
+    fn add_columns(dy: &[f32], channels: usize, first: usize, sums: &mut [f32]) {
+        if let Ok(all) = <&mut [f32; COLUMNS]>::try_from(&mut *sums) {
+            let mut local = *all;
+            for row in dy.chunks_exact(channels) {
+                let row: &[f32; COLUMNS] = load(row, first);
+                for l in 0..COLUMNS {
+                    local[l] += row[l];
+                }
+            }
+            *all = local;
+            return;
+        }
+        for row in dy.chunks_exact(channels) {
+            sums.iter_mut().zip(&row[first..]).for_each(|(sum, &dy)| *sum += dy);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::reference::{self, Draw, assert_all_close, on_threads};
+    use crate::window::tests::draw_axis;
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    }
+
+    fn run(len: usize, workspace: usize, f: impl FnOnce(&mut [f32], &mut [f32])) -> Vec<f32> {
+        // What the memory held must not matter.
+        let (mut out, mut workspace) = (vec![f32::NAN; len], vec![f32::NAN; workspace]);
+        f(&mut out, &mut workspace);
+        out
+    }
+
+    /// Output, input gradient, weight gradient and bias gradient.
+    fn all(conv: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, dy: &[f32]) -> [Vec<f32>; 4] {
+        [
+            run(dy.len(), forward_workspace(conv), |y, ws| forward(conv, x, w, bias, y, ws)),
+            run(x.len(), input_grad_workspace(conv), |dx, ws| input_grad(conv, dy, w, dx, ws)),
+            run(w.len(), weight_grad_workspace(conv), |dw, ws| weight_grad(conv, x, dy, dw, ws)),
+            run(conv.out_channels, 0, |db, _| bias_grad(dy, conv.out_channels, db)),
+        ]
+    }
+
+    fn check_conv(conv: &Conv, draw: &mut Draw) {
+        let (x, w) = (draw.values(conv.input_len()), draw.values(conv.weight_len()));
+        let (dy, bias) = (draw.values(conv.output_len()), draw.values(conv.out_channels));
+        let [y, dx, dw, db] = on_threads(1, || all(conv, &x, &w, Some(&bias), &dy));
+        assert_all_close(&y, &reference::conv_forward(conv, &x, &w, Some(&bias)), conv.patch_len());
+        assert_all_close(
+            &dx,
+            &reference::conv_input_grad(conv, &dy, &w),
+            conv.weight_len() / conv.group_inputs(),
+        );
+        assert_all_close(&dw, &reference::conv_weight_grad(conv, &x, &dy), conv.rows());
+        let sum = |c: usize| dy.iter().skip(c).step_by(conv.out_channels).map(|&dy| f64::from(dy)).sum();
+        assert_all_close(&db, &(0..conv.out_channels).map(sum).collect::<Vec<f64>>(), conv.rows());
+
+        let again = on_threads(3, || all(conv, &x, &w, Some(&bias), &dy));
+        assert!(
+            [y, dx.clone(), dw.clone(), db] == again,
+            "results depend on the number of threads: {conv:?}"
+        );
+
+        // The gradients are the adjoints of the linear maps.
+        let y = all(conv, &x, &w, None, &dy)[0].clone();
+        let size = conv.output_len() as f64 * conv.patch_len() as f64 * 1e-6;
+        assert!((dot(&y, &dy) - dot(&x, &dx)).abs() < size + 1e-4, "{conv:?}");
+        assert!((dot(&y, &dy) - dot(&w, &dw)).abs() < size + 1e-4, "{conv:?}");
+    }
+
+    #[test]
+    fn drawn_shapes_match_the_reference() {
+        let mut draw = Draw::new(11);
+        for round in 0..300 {
+            let width = draw_axis(&mut draw, Rounding::Floor);
+            let mut window = Window::flat(width);
+            if round % 3 != 0 {
+                window.height = draw_axis(&mut draw, Rounding::Floor);
+            }
+            let groups = [1, 1, 2, 3][draw.below(4)];
+            let (inputs, outputs) = (groups * (1 + draw.below(5)), groups * (1 + draw.below(5)));
+            check_conv(&Conv::new(1 + draw.below(3), inputs, outputs, groups, window).unwrap(), &mut draw);
+        }
+    }
+
+    #[test]
+    fn drawn_depthwise_shapes_match_the_reference() {
+        let mut draw = Draw::new(12);
+        for _ in 0..150 {
+            let (height, width) =
+                (draw_axis(&mut draw, Rounding::Floor), draw_axis(&mut draw, Rounding::Floor));
+            let channels = [2, 3, 8, 15, 32, 50][draw.below(6)];
+            let outputs = channels * [1, 1, 2, 3][draw.below(4)];
+            let conv =
+                Conv::new(1 + draw.below(3), channels, outputs, channels, Window { height, width }).unwrap();
+            assert!(conv.is_depthwise());
+            check_conv(&conv, &mut draw);
+        }
+    }
+
+    fn square(size: usize, kernel: usize, stride: usize, pad: usize) -> Window {
+        let axis = Axis::new(size, kernel, stride, 1, pad, pad, Rounding::Floor).unwrap();
+        Window { height: axis, width: axis }
+    }
+
+    #[test]
+    fn shapes_of_several_tiles_match_the_reference() {
+        let mut draw = Draw::new(13);
+        for (batch, inputs, outputs, groups, window) in [
+            (3, 16, 24, 1, square(40, 1, 1, 0)),
+            (3, 16, 24, 2, square(20, 1, 1, 0)),
+            (2, 3, 16, 1, square(80, 3, 2, 1)),
+            (5, 64, 16, 1, square(14, 3, 1, 1)),
+            (5, 40, 36, 1, square(16, 5, 2, 2)),
+            (5, 24, 24, 24, square(30, 3, 1, 1)),
+            (2, 40, 40, 40, square(33, 5, 2, 2)),
+            (2, 16, 8, 4, square(40, 3, 2, 1)),
+            (1, 700, 30, 1, square(1, 1, 1, 0)),
+        ] {
+            check_conv(&Conv::new(batch, inputs, outputs, groups, window).unwrap(), &mut draw);
+        }
+    }
+
+    #[test]
+    fn an_empty_batch_has_zero_gradients() {
+        for groups in [1, 4] {
+            let conv = Conv::new(0, 4, 4, groups, square(5, 3, 2, 1)).unwrap();
+            let w = vec![1.0; conv.weight_len()];
+            let [y, dx, dw, db] = all(&conv, &[], &w, None, &[]);
+            assert!(y.is_empty() && dx.is_empty());
+            assert!(dw.iter().chain(&db).all(|&x| x == 0.0));
+        }
+    }
+
+    #[test]
+    fn transposed_convolutions() {
+        let mut draw = Draw::new(14);
+        for _ in 0..60 {
+            // An output padding beyond the stride, which a dilation allows, leaves inputs that no window reaches.
+            let axis = |draw: &mut Draw| {
+                let (kernel, stride, dilation) = (1 + draw.below(3), 1 + draw.below(3), 1 + draw.below(3));
+                let padding = draw.below(stride.max(dilation));
+                Axis::transposed(1 + draw.below(5), kernel, stride, dilation, draw.below(2), 0, padding)
+            };
+            let (Ok(height), Ok(width)) = (axis(&mut draw), axis(&mut draw)) else { continue };
+            let groups = 1 + draw.below(2);
+            let conv = Conv::new(2, 3 * groups, 2 * groups, groups, Window { height, width }).unwrap();
+            check_conv(&conv, &mut draw);
+
+            let (x, w) = (draw.values(conv.output_len()), draw.values(conv.weight_len()));
+            let (bias, dy) = (draw.values(conv.in_channels), draw.values(conv.input_len()));
+            let y = run(conv.input_len(), transpose_forward_workspace(&conv), |y, ws| {
+                transpose_forward(&conv, &x, &w, Some(&bias), y, ws);
+            });
+            let mut expected = reference::conv_input_grad(&conv, &x, &w);
+            expected.iter_mut().enumerate().for_each(|(at, y)| *y += f64::from(bias[at % bias.len()]));
+            assert_all_close(&y, &expected, conv.weight_len());
+            let dx = run(x.len(), transpose_input_grad_workspace(&conv), |dx, ws| {
+                transpose_input_grad(&conv, &dy, &w, dx, ws);
+            });
+            assert_all_close(&dx, &reference::conv_forward(&conv, &dy, &w, None), conv.patch_len());
+            let dw = run(w.len(), transpose_weight_grad_workspace(&conv), |dw, ws| {
+                transpose_weight_grad(&conv, &x, &dy, dw, ws);
+            });
+            assert_all_close(&dw, &reference::conv_weight_grad(&conv, &dy, &x), conv.rows());
+        }
+    }
+
+    #[test]
+    fn impossible_shapes_are_errors() {
+        let window = square(5, 3, 1, 1);
+        assert!(Conv::new(1, 3, 4, 2, window).is_err());
+        assert!(Conv::new(1, 0, 4, 1, window).is_err());
+        assert!(Conv::new(1, 4, 4, 0, window).is_err());
+        assert!(Conv::new(usize::MAX / 8, 4, 4, 1, window).is_err());
+    }
+}

@@ -15,10 +15,14 @@ pub mod parallel;
 pub mod simd;
 
 pub mod conv;
-pub mod depthwise;
 pub mod matmul;
 pub mod pool;
 pub mod relayout;
+pub mod window;
+
+mod depthwise;
+#[cfg(test)]
+mod reference;
 
 pub mod batch_norm;
 pub mod broadcast;

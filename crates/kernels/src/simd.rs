@@ -104,6 +104,53 @@ macro_rules! __dispatch {
 
 pub use crate::__dispatch as dispatch;
 
+/// Runs a block over `channels` channels in groups of 32, then 8, then 1: `lanes!(channels, c, LANES => { .. })` binds
+/// the first channel of a group to `c` and its constant length to `LANES`, so that arrays of `LANES` values stay in
+/// registers and every loop over them vectorizes.
+macro_rules! lanes {
+    ($channels:expr, $c:ident, $lanes:ident => $body:block) => {
+        let channels: usize = $channels;
+        let mut next = 0;
+        while next + 32 <= channels {
+            const $lanes: usize = 32;
+            let $c = next;
+            $body
+            next += 32;
+        }
+        while next + 8 <= channels {
+            const $lanes: usize = 8;
+            let $c = next;
+            $body
+            next += 8;
+        }
+        while next < channels {
+            const $lanes: usize = 1;
+            let $c = next;
+            $body
+            next += 1;
+        }
+    };
+}
+pub(crate) use lanes;
+
+/// The `N` values from `at` on, as an array.
+#[inline(always)]
+pub(crate) fn load<T: Copy, const N: usize>(slice: &[T], at: usize) -> &[T; N] {
+    match slice[at..].first_chunk() {
+        Some(values) => values,
+        None => panic!("{N} values at {at} exceed a slice of {}", slice.len()),
+    }
+}
+
+/// The `N` values from `at` on, as a writable array.
+#[inline(always)]
+pub(crate) fn load_mut<T: Copy, const N: usize>(slice: &mut [T], at: usize) -> &mut [T; N] {
+    match slice[at..].first_chunk_mut() {
+        Some(values) => values,
+        None => panic!("{N} values at {at} exceed the slice"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
