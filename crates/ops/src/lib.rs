@@ -1,44 +1,121 @@
 //! The operators: one file each, with attributes and opset history, shape rule, kernel call, gradient, behaviour
 //! under quantization, and tests. Adding one is a file and a line in [`OPS`].
 
+mod abs;
 mod abs_max;
 mod activation_scale;
 mod adam;
 mod add;
+mod and;
+mod batch_normalization;
+mod binary;
+mod ceil;
 mod channel_sum;
+mod cos;
 mod dequantize_linear;
+mod div;
+mod equal;
+mod erf;
+mod exp;
 mod fake_quant;
+mod floor;
+mod greater;
+mod greater_or_equal;
+mod hard_swish;
+mod less;
+mod less_or_equal;
+mod log;
 mod mat_mul;
+mod max;
+mod mean;
+mod min;
 mod momentum;
+mod mul;
+mod neg;
 mod observe;
+mod or;
+mod p_relu;
 mod pact;
+mod pow;
 mod quantize_linear;
+mod reciprocal;
 mod relu;
+mod round;
 mod sgd;
+mod sigmoid;
+mod sign;
+mod sin;
+mod softplus;
+mod softsign;
+mod sqrt;
+mod sub;
+mod sum;
+mod sum_to;
+mod tanh;
 mod weight_scale;
 mod window;
+mod xor;
 
 mod shapes;
 #[cfg(test)]
 mod testing;
 mod unary;
 
+pub use abs::Abs;
 pub use abs_max::AbsMax;
 pub use activation_scale::{ActivationScale, Scheme};
 pub use adam::Adam;
 pub use add::Add;
+pub use and::And;
+pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchStatistics};
+pub use binary::BinaryGrad;
+pub use ceil::Ceil;
 pub use channel_sum::ChannelSum;
+pub use cos::Cos;
 pub use dequantize_linear::DequantizeLinear;
+pub use div::Div;
+pub use equal::Equal;
+pub use erf::Erf;
+pub use exp::Exp;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
+pub use floor::Floor;
+pub use greater::Greater;
+pub use greater_or_equal::GreaterOrEqual;
+pub use hard_swish::HardSwish;
+pub use less::Less;
+pub use less_or_equal::LessOrEqual;
+pub use log::Log;
 pub use mat_mul::{MatMul, MatMulGrad, Side};
+pub use max::Max;
+pub use mean::Mean;
+pub use min::Min;
 pub use momentum::Momentum;
+pub use mul::Mul;
+pub use neg::Neg;
 pub use observe::Observe;
+pub use or::Or;
+pub use p_relu::PRelu;
 pub use pact::{Pact, PactGrad};
+pub use pow::Pow;
 pub use quantize_linear::QuantizeLinear;
+pub use reciprocal::Reciprocal;
 pub use relu::Relu;
+pub use round::Round;
 pub use sgd::Sgd;
+pub use sigmoid::Sigmoid;
+pub use sign::Sign;
+pub use sin::Sin;
+pub use softplus::Softplus;
+pub use softsign::Softsign;
+pub use sqrt::Sqrt;
+pub use sub::Sub;
+pub use sum::Sum;
+pub use sum_to::SumTo;
+pub use tanh::Tanh;
+pub use unary::UnaryGrad;
 pub use weight_scale::WeightScale;
 pub use window::{AutoPad, Window};
+pub use xor::Xor;
 
 use ir::{Parse, Parsed, Registry};
 
@@ -46,14 +123,53 @@ type ParseFn = fn(&Parse) -> Result<Parsed, String>;
 
 /// Every operator: domain, type, reader. Sorted.
 const OPS: &[(&str, &str, ParseFn)] = &[
+    ("", "Abs", abs::parse),
     ("", "Add", add::parse),
+    ("", "And", and::parse),
+    ("", "BatchNormalization", batch_normalization::parse),
+    ("", "Ceil", ceil::parse),
+    ("", "Cos", cos::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
+    ("", "Div", div::parse),
+    ("", "Equal", equal::parse),
+    ("", "Erf", erf::parse),
+    ("", "Exp", exp::parse),
+    ("", "Floor", floor::parse),
+    ("", "Greater", greater::parse),
+    ("", "GreaterOrEqual", greater_or_equal::parse),
+    ("", "HardSwish", hard_swish::parse),
+    ("", "Less", less::parse),
+    ("", "LessOrEqual", less_or_equal::parse),
+    ("", "Log", log::parse),
     ("", "MatMul", mat_mul::parse),
+    ("", "Max", max::parse),
+    ("", "Mean", mean::parse),
+    ("", "Min", min::parse),
+    ("", "Mul", mul::parse),
+    ("", "Neg", neg::parse),
+    ("", "Or", or::parse),
+    ("", "PRelu", p_relu::parse),
+    ("", "Pow", pow::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
+    ("", "Reciprocal", reciprocal::parse),
     ("", "Relu", relu::parse),
+    ("", "Round", round::parse),
+    ("", "Sigmoid", sigmoid::parse),
+    ("", "Sign", sign::parse),
+    ("", "Sin", sin::parse),
+    ("", "Softplus", softplus::parse),
+    ("", "Softsign", softsign::parse),
+    ("", "Sqrt", sqrt::parse),
+    ("", "Sub", sub::parse),
+    ("", "Sum", sum::parse),
+    ("", "Tanh", tanh::parse),
+    ("", "Xor", xor::parse),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
     ("qat", "Adam", adam::parse),
+    ("qat", "BatchNormalizationGrad", batch_normalization::parse_grad),
+    ("qat", "BatchStatistics", batch_normalization::parse_statistics),
+    ("qat", "BinaryGrad", binary::parse_grad),
     ("qat", "ChannelSum", channel_sum::parse),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
@@ -63,6 +179,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
     ("qat", "Sgd", sgd::parse),
+    ("qat", "SumTo", sum_to::parse),
+    ("qat", "UnaryGrad", unary::parse_grad),
     ("qat", "WeightScale", weight_scale::parse),
 ];
 
