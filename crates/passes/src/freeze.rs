@@ -214,8 +214,8 @@ impl Frozen {
                 }
                 Some(Ok(quantized))
             }
-            (Some(bias), None) => Some(Err(bias)),
-            (None, _) => None,
+            (Some(bias), None) if fold.is_some() => Some(Err(bias)),
+            _ => None,
         };
 
         let reusable = fold.is_none() && enlarged.is_empty();

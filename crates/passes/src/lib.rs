@@ -11,6 +11,7 @@ mod observe_outputs;
 mod pact;
 mod pass;
 mod quantize_activations;
+mod quantize_weights;
 mod quantizer;
 
 pub use config::{
@@ -27,6 +28,7 @@ pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
 pub use pact::{InsertPreprocess, PACT_GROUP, Pact};
 pub use pass::{Line, Pass, Pipeline, Report, Verdict};
 pub use quantize_activations::QuantizeActivations;
+pub use quantize_weights::QuantizeWeights;
 pub use quantizer::{ActivationQuantizer, WeightQuantizer};
 
 use ir::{Graph, GraphError};
@@ -52,4 +54,17 @@ pub fn quant_aware(graph: &mut Graph, config: &QuantConfig, hooks: &Hooks) -> Re
 /// When the graph is not one that [`quant_aware`] made: names the node.
 pub fn convert(graph: &mut Graph) -> Result<Report, GraphError> {
     Pipeline::new().then(DropUpdates).then(Freeze).run(graph)
+}
+
+/// Quantizes weights alone, into a file that needs no data.
+///
+/// # Errors
+/// When a weight cannot be quantized: names the node.
+pub fn quantize_weights(graph: &mut Graph, config: &QuantConfig) -> Result<Report, GraphError> {
+    Pipeline::new().then(QuantizeWeights { config: config.clone() }).then(DropUpdates).then(Freeze).run(graph)
+}
+
+/// The form in which our executor evaluates a graph: variables and ranges as they are.
+pub fn evaluation() -> Pipeline {
+    Pipeline::new().then(DropUpdates)
 }
