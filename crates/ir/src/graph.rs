@@ -512,12 +512,26 @@ impl Graph {
         }
     }
 
-    /// Exchanges the names of two values: what replaces a named tensor takes its name over.
+    /// Exchanges the names of two values: what replaces a named tensor takes its name over. An input, constant or
+    /// variable bears the name of its value, so it is renamed too.
     pub fn swap_names(&mut self, a: ValueId, b: ValueId) {
         let name = |g: &Graph, v: ValueId| g.value(v).name.clone();
-        let (x, y) = (name(self, a), name(self, b));
-        self.g[a.node.0].outs[a.out as usize].name = y;
-        self.g[b.node.0].outs[b.out as usize].name = x;
+        for (v, name) in [(a, name(self, b)), (b, name(self, a))] {
+            let node = &mut self.g[v.node.0];
+            if !matches!(node.kind, Kind::Op(_)) {
+                node.name = name.clone();
+            }
+            node.outs[v.out as usize].name = name;
+        }
+    }
+
+    /// Exchanges the names of two operations: a node that takes another's place takes its name over.
+    pub fn swap_labels(&mut self, a: NodeId, b: NodeId) {
+        if self.node(a).op().is_some() && self.node(b).op().is_some() {
+            let (x, y) = (self.node(a).name.clone(), self.node(b).name.clone());
+            self.g[a.0].name = y;
+            self.g[b.0].name = x;
+        }
     }
 
     /// Adds what is known from elsewhere (a declared shape) to a value's type.
