@@ -1,2 +1,51 @@
-//! The chores of this repository.
-fn main() {}
+//! `cargo xtask`: the commands of `onnx-qat`, and the chores of this repository.
+
+mod tidy;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const CHORES: &str = "\
+Chores of this repository:
+  golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
+  tidy             Check dependencies between crates, file sizes and texts
+";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match args.first().and_then(|a| a.to_str()) {
+        Some("golden") => golden(&args[1..]),
+        Some("tidy") => tidy::run(),
+        first => {
+            let help = matches!(first, None | Some("help" | "--help" | "-h"));
+            let code = onnx_qat_cli::run("cargo xtask", args.clone());
+            if help && args.len() < 2 {
+                println!("\n{CHORES}");
+            }
+            code
+        }
+    }
+}
+
+/// Runs the cases of a folder of recorded vectors and prints passed, deviating and failed per file.
+fn golden(args: &[OsString]) -> ExitCode {
+    let folder = match args {
+        [] => PathBuf::from("fixtures/golden"),
+        [folder] if !folder.to_string_lossy().starts_with('-') => PathBuf::from(folder),
+        _ => {
+            eprintln!("usage: cargo xtask golden [FOLDER]");
+            return ExitCode::from(2);
+        }
+    };
+    match golden::run_folder(&folder) {
+        Ok(report) => {
+            print!("{report}");
+            if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
