@@ -11,17 +11,23 @@ mod batch_normalization;
 mod binary;
 mod ceil;
 mod channel_sum;
+mod clip;
+mod conv;
 mod cos;
 mod dequantize_linear;
 mod div;
+mod dropout;
 mod equal;
 mod erf;
 mod exp;
+mod expand;
 mod fake_quant;
+mod flatten;
 mod floor;
 mod greater;
 mod greater_or_equal;
 mod hard_swish;
+mod identity;
 mod less;
 mod less_or_equal;
 mod log;
@@ -40,6 +46,7 @@ mod pow;
 mod quantize_linear;
 mod reciprocal;
 mod relu;
+mod reshape;
 mod round;
 mod sgd;
 mod sigmoid;
@@ -48,10 +55,13 @@ mod sin;
 mod softplus;
 mod softsign;
 mod sqrt;
+mod squeeze;
 mod sub;
 mod sum;
 mod sum_to;
 mod tanh;
+mod transpose;
+mod unsqueeze;
 mod weight_scale;
 mod window;
 mod xor;
@@ -71,17 +81,23 @@ pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchS
 pub use binary::BinaryGrad;
 pub use ceil::Ceil;
 pub use channel_sum::ChannelSum;
+pub use clip::{Clip, ClipGrad};
+pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
 pub use cos::Cos;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
+pub use dropout::Dropout;
 pub use equal::Equal;
 pub use erf::Erf;
 pub use exp::Exp;
+pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
+pub use flatten::Flatten;
 pub use floor::Floor;
 pub use greater::Greater;
 pub use greater_or_equal::GreaterOrEqual;
 pub use hard_swish::HardSwish;
+pub use identity::Identity;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
 pub use log::Log;
@@ -100,6 +116,7 @@ pub use pow::Pow;
 pub use quantize_linear::QuantizeLinear;
 pub use reciprocal::Reciprocal;
 pub use relu::Relu;
+pub use reshape::Reshape;
 pub use round::Round;
 pub use sgd::Sgd;
 pub use sigmoid::Sigmoid;
@@ -108,11 +125,14 @@ pub use sin::Sin;
 pub use softplus::Softplus;
 pub use softsign::Softsign;
 pub use sqrt::Sqrt;
+pub use squeeze::Squeeze;
 pub use sub::Sub;
 pub use sum::Sum;
 pub use sum_to::SumTo;
 pub use tanh::Tanh;
+pub use transpose::Transpose;
 pub use unary::UnaryGrad;
+pub use unsqueeze::Unsqueeze;
 pub use weight_scale::WeightScale;
 pub use window::{AutoPad, Window};
 pub use xor::Xor;
@@ -128,16 +148,22 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "And", and::parse),
     ("", "BatchNormalization", batch_normalization::parse),
     ("", "Ceil", ceil::parse),
+    ("", "Clip", clip::parse),
+    ("", "Conv", conv::parse),
     ("", "Cos", cos::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
     ("", "Div", div::parse),
+    ("", "Dropout", dropout::parse),
     ("", "Equal", equal::parse),
     ("", "Erf", erf::parse),
     ("", "Exp", exp::parse),
+    ("", "Expand", expand::parse),
+    ("", "Flatten", flatten::parse),
     ("", "Floor", floor::parse),
     ("", "Greater", greater::parse),
     ("", "GreaterOrEqual", greater_or_equal::parse),
     ("", "HardSwish", hard_swish::parse),
+    ("", "Identity", identity::parse),
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
     ("", "Log", log::parse),
@@ -153,6 +179,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "QuantizeLinear", quantize_linear::parse),
     ("", "Reciprocal", reciprocal::parse),
     ("", "Relu", relu::parse),
+    ("", "Reshape", reshape::parse),
     ("", "Round", round::parse),
     ("", "Sigmoid", sigmoid::parse),
     ("", "Sign", sign::parse),
@@ -160,9 +187,12 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Softplus", softplus::parse),
     ("", "Softsign", softsign::parse),
     ("", "Sqrt", sqrt::parse),
+    ("", "Squeeze", squeeze::parse),
     ("", "Sub", sub::parse),
     ("", "Sum", sum::parse),
     ("", "Tanh", tanh::parse),
+    ("", "Transpose", transpose::parse),
+    ("", "Unsqueeze", unsqueeze::parse),
     ("", "Xor", xor::parse),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
@@ -171,6 +201,9 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "BatchStatistics", batch_normalization::parse_statistics),
     ("qat", "BinaryGrad", binary::parse_grad),
     ("qat", "ChannelSum", channel_sum::parse),
+    ("qat", "ClipGrad", clip::parse_grad),
+    ("qat", "ConvInputGrad", conv::parse_input_grad),
+    ("qat", "ConvWeightGrad", conv::parse_weight_grad),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),

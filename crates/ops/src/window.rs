@@ -1,6 +1,7 @@
 //! Sliding windows over the spatial axes: attributes and sizes that convolution and pooling share.
 
-use ir::{Attr, Attrs, Dim};
+use ir::{Attrs, Dim};
+use kernels::window::{Axis, Rounding, Window as Plane};
 
 /// How ONNX's `auto_pad` chooses the padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,23 +38,6 @@ pub struct Window {
     pub pads: Vec<usize>,
     /// Padding chosen by the input size instead of `pads`.
     pub auto_pad: AutoPad,
-}
-
-/// One spatial axis of a window laid over an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Axis {
-    pub input: usize,
-    pub output: usize,
-    pub kernel: usize,
-    pub stride: usize,
-    pub dilation: usize,
-    /// Padding at the beginning and at the end.
-    pub pads: (usize, usize),
-}
-
-impl Axis {
-    /// The axis that a lower-rank input lacks.
-    pub const UNIT: Axis = Axis { input: 1, output: 1, kernel: 1, stride: 1, dilation: 1, pads: (0, 0) };
 }
 
 impl Window {
@@ -146,54 +130,51 @@ impl Window {
         (at(i), at(i + axes))
     }
 
-    /// Lays the window over axis `i` of `axes`, which has `input` elements. `ceil`: the last window may hang over the
-    /// end, as long as it begins inside the input or its leading padding.
-    pub(crate) fn axis(
+    /// Lays the window over axis `i` of `axes`, which has `input` elements.
+    fn axis(
         &self,
         i: usize,
         axes: usize,
         input: usize,
         kernel: usize,
-        ceil: bool,
+        rounding: Rounding,
     ) -> Result<Axis, String> {
-        let (stride, dilation, extent) = (self.stride(i), self.dilation(i), self.extent(i, kernel)?);
-        let (output, pads) = match self.auto_pad {
+        let (stride, dilation) = (self.stride(i), self.dilation(i));
+        let ((begin, end), rounding) = match self.auto_pad {
+            AutoPad::NotSet => (self.pad(i, axes), rounding),
+            AutoPad::Valid => ((0, 0), rounding),
             AutoPad::SameUpper | AutoPad::SameLower => {
-                let output = input.div_ceil(stride);
-                let covered = output.saturating_sub(1).saturating_mul(stride).saturating_add(extent);
+                let steps = input.div_ceil(stride).saturating_sub(1);
+                let covered = steps.saturating_mul(stride).saturating_add(self.extent(i, kernel)?);
                 let total = covered.saturating_sub(input);
                 let (small, large) = (total / 2, total - total / 2);
-                (output, if self.auto_pad == AutoPad::SameUpper { (small, large) } else { (large, small) })
-            }
-            AutoPad::NotSet | AutoPad::Valid => {
-                let pads = if self.auto_pad == AutoPad::Valid { (0, 0) } else { self.pad(i, axes) };
-                let padded = input.checked_add(pads.0).and_then(|n| n.checked_add(pads.1));
-                let free = padded.and_then(|n| n.checked_sub(extent)).ok_or_else(|| {
-                    format!(
-                        "a window of {extent} does not fit into {input} elements with padding {} + {}",
-                        pads.0, pads.1
-                    )
-                })?;
-                let steps = if ceil { free.div_ceil(stride) } else { free / stride };
-                let outside = ceil && steps.saturating_mul(stride) >= input + pads.0;
-                (steps + 1 - usize::from(outside), pads)
+                // `ceil(input / stride)` windows, whatever the rounding.
+                (
+                    if self.auto_pad == AutoPad::SameUpper { (small, large) } else { (large, small) },
+                    Rounding::Floor,
+                )
             }
         };
-        Ok(Axis { input, output, kernel, stride, dilation, pads })
+        Axis::new(input, kernel, stride, dilation, begin, end, rounding)
     }
 
-    /// Lays the window over all spatial sizes.
-    pub(crate) fn axes(&self, input: &[usize], kernel: &[usize], ceil: bool) -> Result<Vec<Axis>, String> {
+    /// Lays the window over one or two spatial axes, for the kernels.
+    pub(crate) fn plane(
+        &self,
+        input: &[usize],
+        kernel: &[usize],
+        rounding: Rounding,
+    ) -> Result<Plane, String> {
         self.check(input.len())?;
         if kernel.len() != input.len() {
             return Err(format!("a kernel of {} axes lies over {} spatial axes", kernel.len(), input.len()));
         }
-        input
-            .iter()
-            .zip(kernel)
-            .enumerate()
-            .map(|(i, (&n, &k))| self.axis(i, input.len(), n, k, ceil))
-            .collect()
+        let axis = |i: usize| self.axis(i, input.len(), input[i], kernel[i], rounding);
+        match input.len() {
+            1 => Ok(Plane::flat(axis(0)?)),
+            2 => Ok(Plane { height: axis(0)?, width: axis(1)? }),
+            n => Err(format!("the executor runs windows over one or two spatial axes, not {n}")),
+        }
     }
 
     /// Output sizes where known. A named size that the window does not change keeps its name.
@@ -201,7 +182,7 @@ impl Window {
         &self,
         input: &[Dim],
         kernel: &[Option<usize>],
-        ceil: bool,
+        rounding: Rounding,
     ) -> Result<Vec<Dim>, String> {
         self.check(input.len())?;
         let axes = input.len();
@@ -212,20 +193,12 @@ impl Window {
             let valid = self.auto_pad == AutoPad::Valid;
             let padding = if valid { Some(0) } else { pads.0.checked_add(pads.1) };
             match dim {
-                Dim::Fixed(n) => Ok(Dim::Fixed(self.axis(i, axes, *n, kernel, ceil)?.output)),
+                Dim::Fixed(n) => Ok(Dim::Fixed(self.axis(i, axes, *n, kernel, rounding)?.output)),
                 unchanged if stride == 1 && (same || padding == Some(extent - 1)) => Ok(unchanged.clone()),
                 _ => Ok(Dim::Unknown),
             }
         };
         input.iter().zip(kernel).enumerate().map(size).collect()
-    }
-
-    /// The kernel of a pool, for attribute lists.
-    pub(crate) fn pool_kernel(attrs: &Attrs) -> Result<(), String> {
-        match attrs.get("kernel_shape") {
-            Some(Attr::Ints(_)) => Ok(()),
-            _ => Err("kernel_shape is missing".into()),
-        }
     }
 }
 
@@ -233,55 +206,59 @@ impl Window {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use ir::Attr;
 
-    fn outputs(w: &Window, input: &[usize], kernel: &[usize], ceil: bool) -> Vec<usize> {
-        w.axes(input, kernel, ceil).unwrap().iter().map(|a| a.output).collect()
+    fn outputs(w: &Window, input: &[usize], kernel: &[usize], rounding: Rounding) -> Vec<usize> {
+        let dims: Vec<Dim> = input.iter().map(|&n| Dim::Fixed(n)).collect();
+        let sizes: Vec<Option<usize>> = kernel.iter().map(|&k| Some(k)).collect();
+        let outputs = w.outputs(&dims, &sizes, rounding).unwrap();
+        outputs.iter().map(|d| d.fixed().unwrap()).collect()
     }
 
     #[test]
     fn sizes_follow_the_onnx_formulas() {
-        assert_eq!(outputs(&Window::new(&[3, 3], 2, 1), &[7, 8], &[3, 3], false), [4, 4]);
-        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], false), [2]);
-        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], true), [3]);
+        use Rounding::{Ceil, Floor};
+        assert_eq!(outputs(&Window::new(&[3, 3], 2, 1), &[7, 8], &[3, 3], Floor), [4, 4]);
+        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], Floor), [2]);
+        assert_eq!(outputs(&Window::new(&[2], 2, 0), &[5], &[2], Ceil), [3]);
         // The window that would begin in the trailing padding is dropped.
-        assert_eq!(outputs(&Window::new(&[1], 2, 1), &[3], &[1], true), [2]);
-        let same = Window { strides: vec![2], auto_pad: AutoPad::SameLower, ..Window::default() };
-        assert_eq!(
-            same.axes(&[6], &[3], false).unwrap()[0],
-            Axis { input: 6, output: 3, kernel: 3, stride: 2, dilation: 1, pads: (1, 0) }
-        );
+        assert_eq!(outputs(&Window::new(&[2], 2, 1), &[3], &[2], Ceil), [2]);
+        for (auto_pad, pads) in
+            [(AutoPad::SameLower, (1, 0)), (AutoPad::SameUpper, (0, 1)), (AutoPad::Valid, (0, 0))]
+        {
+            let same = Window { strides: vec![2], auto_pad, ..Window::default() };
+            let axis = same.plane(&[6], &[3], Ceil).unwrap().width;
+            assert_eq!((axis.pad_begin, axis.pad_end), pads);
+            assert_eq!(axis.output, 3);
+        }
     }
 
     #[test]
     fn names_survive_where_the_size_does() {
         let w = Window::new(&[3, 3], 1, 1);
         let dims = [Dim::sym("H"), Dim::Unknown];
-        assert_eq!(w.outputs(&dims, &[Some(3), Some(1)], false).unwrap(), [Dim::sym("H"), Dim::Unknown]);
-        assert_eq!(w.outputs(&dims, &[Some(5), None], false).unwrap()[0], Dim::Unknown);
+        let outputs = |kernel| w.outputs(&dims, kernel, Rounding::Floor).unwrap();
+        assert_eq!(outputs(&[Some(3), Some(1)]), [Dim::sym("H"), Dim::Unknown]);
+        assert_eq!(outputs(&[Some(5), None])[0], Dim::Unknown);
     }
 
     #[test]
     fn nonsense_is_told() {
+        let fail = |w: &Window, input: &[usize], kernel: &[usize]| {
+            w.plane(input, kernel, Rounding::Floor).unwrap_err()
+        };
         let zero = Window { strides: vec![0], ..Window::default() };
-        assert_eq!(zero.axes(&[4], &[2], false).unwrap_err(), "strides [0] should be positive");
+        assert_eq!(fail(&zero, &[4], &[2]), "strides [0] should be positive");
+        assert_eq!(fail(&Window::new(&[3], 1, 0), &[2], &[3]), "window of 3 exceeds padded input of 2");
+        assert!(fail(&Window::new(&[3], 1, 0), &[2, 2], &[3, 3]).contains("should have 2 entries"));
+        assert!(fail(&Window::default(), &[2, 2, 2], &[1, 1, 1]).contains("not 3"));
+        let huge = Window { dilations: vec![usize::MAX], auto_pad: AutoPad::SameUpper, ..Window::default() };
         assert!(
-            Window::new(&[3], 1, 0)
-                .axes(&[2], &[3], false)
-                .unwrap_err()
-                .contains("does not fit into 2 elements")
+            fail(&huge, &[4], &[3]).contains("extent") && !fail(&Window::default(), &[4], &[0]).is_empty()
         );
-        assert!(
-            Window::new(&[3], 1, 0)
-                .axes(&[2, 2], &[3, 3], false)
-                .unwrap_err()
-                .contains("should have 2 entries")
-        );
-        let huge = Window { dilations: vec![usize::MAX], ..Window::default() };
-        assert!(huge.axes(&[4], &[3], false).is_err());
-        assert!(Window::default().axes(&[4], &[0], false).is_err());
-        let mut attrs = Attrs::new().with_str("auto_pad", "SAME", "");
+        let attrs = Attrs::new().with_str("auto_pad", "SAME", "");
         assert!(Window::parse(&attrs).unwrap_err().contains("SAME_UPPER"));
-        attrs = Attrs::new().with("pads", Attr::Ints(vec![-1, 0]));
+        let attrs = Attrs::new().with("pads", Attr::Ints(vec![-1, 0]));
         assert!(Window::parse(&attrs).unwrap_err().contains("negative"));
     }
 }
