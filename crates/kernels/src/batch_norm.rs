@@ -365,7 +365,9 @@ dispatch! {
             // Sums of differences to the first value: what is summed is small even when the mean is not.
             let first = &x[..mean.len()];
             fold_rows([x], mean, |_, c, [x]| x - first[c], |a, b| a + b);
-            mean.iter_mut().zip(first).for_each(|(mean, first)| *mean = *mean * scale + first);
+            for (mean, first) in mean.iter_mut().zip(first) {
+                *mean = *mean * scale + first;
+            }
             let mean = &mean[..squares.len()];
             fold_rows([x], squares, |_, c, [x]| (x - mean[c]) * (x - mean[c]), |a, b| a + b);
         } else {
@@ -374,7 +376,9 @@ dispatch! {
                 let first = first(i % channels);
                 mean[i % channels] += sum_of(x, |x| x - first);
             }
-            mean.iter_mut().enumerate().for_each(|(c, mean)| *mean = *mean * scale + first(c));
+            for (c, mean) in mean.iter_mut().enumerate() {
+                *mean = *mean * scale + first(c);
+            }
             for (i, x) in x.chunks_exact(spatial).enumerate() {
                 let mean = mean[i % channels];
                 squares[i % channels] += sum_of(x, |x| (x - mean) * (x - mean));

@@ -123,7 +123,9 @@ dispatch! {
                 *y = (x - mean) * inv_std * gamma;
             }
             if let Some(beta) = beta {
-                y.iter_mut().zip(beta).for_each(|(y, &beta)| *y += beta);
+                for (y, &beta) in y.iter_mut().zip(beta) {
+                    *y += beta;
+                }
             }
         }
     }

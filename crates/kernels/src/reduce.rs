@@ -86,7 +86,12 @@ pub(crate) fn fold_lanes(
     map: impl Fn(f32) -> f32,
     join: impl Fn(f32, f32) -> f32,
 ) -> f32 {
-    x.chunks(LANE_RUN).map(|x| fold_run(x, start, &map, &join)).fold(start, &join)
+    // A plain loop: the methods of iterators are not inlined into code for another instruction set.
+    let mut result = start;
+    for x in x.chunks(LANE_RUN) {
+        result = join(result, fold_run(x, start, &map, &join));
+    }
+    result
 }
 
 #[inline(always)]
@@ -126,7 +131,8 @@ pub(crate) fn sum_of(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
 /// The sum of `map(a, b)` over pairs, in the same order.
 #[inline(always)]
 pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], map: impl Fn(f32, f32) -> f32) -> f32 {
-    let run = |(a, b): (&[f32], &[f32])| {
+    let mut sum = 0.0;
+    for (a, b) in a.chunks(LANE_RUN).zip(b.chunks(LANE_RUN)) {
         let mut lanes = [0.0; LANES];
         let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
         for (a, b) in a_blocks.iter().zip(b_blocks) {
@@ -137,9 +143,9 @@ pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], map: impl Fn(f32, f32) -> f32) 
         for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
             *lane += map(a, b);
         }
-        join_lanes(lanes, |a, b| a + b)
-    };
-    a.chunks(LANE_RUN).zip(b.chunks(LANE_RUN)).map(run).fold(0.0, |sum, part| sum + part)
+        sum += join_lanes(lanes, |a, b| a + b);
+    }
+    sum
 }
 
 /// `out[c] = join of out[c] and map(r, c, x[r, c] of every operand)` over the rows `r`, eight rows at a time. All

@@ -78,18 +78,26 @@ dispatch! {
     fn softmax_rows(x: &[f32], classes: usize, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(classes).zip(y.chunks_exact_mut(classes)) {
             let shift = largest(x);
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = exp(x - shift));
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = exp(x - shift);
+            }
             let scale = 1.0 / sum_of(y, |y| y);
-            y.iter_mut().for_each(|y| *y *= scale);
+            for y in y.iter_mut() {
+                *y *= scale;
+            }
         }
     }
 
     fn softmax_grad_rows(y: &[f32], dy: &[f32], classes: usize, dx: &mut [f32]) {
         let rows = y.chunks_exact(classes).zip(dy.chunks_exact(classes));
         for ((y, dy), dx) in rows.zip(dx.chunks_exact_mut(classes)) {
-            dx.iter_mut().zip(y).zip(dy).for_each(|((dx, &y), &dy)| *dx = y * dy);
+            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = y * dy;
+            }
             let sum = sum_of(dx, |dx| dx);
-            dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx -= y * sum);
+            for (dx, &y) in dx.iter_mut().zip(y) {
+                *dx -= y * sum;
+            }
         }
     }
 
@@ -97,7 +105,9 @@ dispatch! {
         for (x, y) in x.chunks_exact(classes).zip(y.chunks_exact_mut(classes)) {
             let shift = largest(x);
             let log_sum = log(sum_of(x, |x| exp(x - shift)));
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x - shift) - log_sum);
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = (x - shift) - log_sum;
+            }
         }
     }
 
@@ -105,13 +115,17 @@ dispatch! {
         let rows = y.chunks_exact(classes).zip(dy.chunks_exact(classes));
         for ((y, dy), dx) in rows.zip(dx.chunks_exact_mut(classes)) {
             let sum = sum_of(dy, |dy| dy);
-            dx.iter_mut().zip(y).zip(dy).for_each(|((dx, &y), &dy)| *dx = dy - exp(y) * sum);
+            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = dy - exp(y) * sum;
+            }
         }
     }
 
     /// `out = e^x scale`.
     fn scaled_exp(x: &[f32], scale: f32, out: &mut [f32]) {
-        out.iter_mut().zip(x).for_each(|(out, &x)| *out = exp(x) * scale);
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = exp(x) * scale;
+        }
     }
 }
 

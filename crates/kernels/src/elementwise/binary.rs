@@ -110,15 +110,34 @@ fn check<A, B>(plan: &Broadcast<2>, a: &[A], b: &[B]) {
     assert_eq!([a.len(), b.len()], [plan.operand_len(0), plan.operand_len(1)], "operands of a broadcast");
 }
 
+// The loops below are `for` loops because the methods of iterators are not sure to be inlined into the code for a wider
+// instruction set.
+
 /// `y = f(a, b)` over a tile.
 #[inline(always)]
 fn zip<A: Copy, B: Copy, Y>(tile: &Tile<2>, a: &[A], b: &[B], y: &mut [Y], f: impl Fn(A, B) -> Y) {
     for (row, y) in y.chunks_exact_mut(tile.inner).enumerate() {
         match (tile.row(0, a, row), tile.row(1, b, row), tile.inner_strides) {
-            (a, b, [1, 1]) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
-            (a, &[b], [1, _]) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b)),
-            (&[a], b, [_, 1]) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a, b)),
-            (a, b, _) => y.iter_mut().for_each(|y| *y = f(a[0], b[0])),
+            (a, b, [1, 1]) => {
+                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                    *y = f(a, b);
+                }
+            }
+            (a, &[b], [1, _]) => {
+                for (y, &a) in y.iter_mut().zip(a) {
+                    *y = f(a, b);
+                }
+            }
+            (&[a], b, [_, 1]) => {
+                for (y, &b) in y.iter_mut().zip(b) {
+                    *y = f(a, b);
+                }
+            }
+            (a, b, _) => {
+                for y in y {
+                    *y = f(a[0], b[0]);
+                }
+            }
         }
     }
 }
@@ -128,8 +147,16 @@ fn zip<A: Copy, B: Copy, Y>(tile: &Tile<2>, a: &[A], b: &[B], y: &mut [Y], f: im
 fn zip_in_place(tile: &Tile<2>, b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32) {
     for (row, y) in y.chunks_exact_mut(tile.inner).enumerate() {
         match (tile.row(1, b, row), tile.inner_strides[1]) {
-            (b, 1) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
-            (b, _) => y.iter_mut().for_each(|y| *y = f(*y, b[0])),
+            (b, 1) => {
+                for (y, &b) in y.iter_mut().zip(b) {
+                    *y = f(*y, b);
+                }
+            }
+            (b, _) => {
+                for y in y {
+                    *y = f(*y, b[0]);
+                }
+            }
         }
     }
 }
@@ -140,10 +167,26 @@ fn zip3(tile: &Tile<2>, a: &[f32], b: &[f32], dy: &[f32], out: &mut [f32], f: im
     for (row, (y, dy)) in out.chunks_exact_mut(tile.inner).zip(dy.chunks_exact(tile.inner)).enumerate() {
         let y = y.iter_mut().zip(dy);
         match (tile.row(0, a, row), tile.row(1, b, row), tile.inner_strides) {
-            (a, b, [1, 1]) => y.zip(a).zip(b).for_each(|(((y, &dy), &a), &b)| *y = f(a, b, dy)),
-            (a, &[b], [1, _]) => y.zip(a).for_each(|((y, &dy), &a)| *y = f(a, b, dy)),
-            (&[a], b, [_, 1]) => y.zip(b).for_each(|((y, &dy), &b)| *y = f(a, b, dy)),
-            (a, b, _) => y.for_each(|(y, &dy)| *y = f(a[0], b[0], dy)),
+            (a, b, [1, 1]) => {
+                for (((y, &dy), &a), &b) in y.zip(a).zip(b) {
+                    *y = f(a, b, dy);
+                }
+            }
+            (a, &[b], [1, _]) => {
+                for ((y, &dy), &a) in y.zip(a) {
+                    *y = f(a, b, dy);
+                }
+            }
+            (&[a], b, [_, 1]) => {
+                for ((y, &dy), &b) in y.zip(b) {
+                    *y = f(a, b, dy);
+                }
+            }
+            (a, b, _) => {
+                for (y, &dy) in y {
+                    *y = f(a[0], b[0], dy);
+                }
+            }
         }
     }
 }
@@ -151,13 +194,16 @@ fn zip3(tile: &Tile<2>, a: &[f32], b: &[f32], dy: &[f32], out: &mut [f32], f: im
 /// The larger of two, NaN where there is one.
 #[inline(always)]
 pub(crate) fn max(a: f32, b: f32) -> f32 {
-    if a > b || a.is_nan() { a } else { b }
+    // The first choice is one instruction, and yields `b` where either is NaN.
+    let larger = if a > b { a } else { b };
+    if a.is_nan() { a } else { larger }
 }
 
 /// The smaller of two, NaN where there is one.
 #[inline(always)]
 pub(crate) fn min(a: f32, b: f32) -> f32 {
-    if a < b || a.is_nan() { a } else { b }
+    let smaller = if a < b { a } else { b };
+    if a.is_nan() { a } else { smaller }
 }
 
 /// `a^b`. Squares and square roots, the powers that occur in models, do without the library.

@@ -6,7 +6,7 @@
 /// `c[0] + c[1] x + c[2] x^2 + ...`
 #[inline(always)]
 fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
-    c.iter().rev().fold(0.0, |sum, &c| sum * x + c)
+    c[..N - 1].iter().rev().fold(c[N - 1], |sum, &c| sum * x + c)
 }
 
 /// `log(2)` in two parts: multiples of the first by integers below 2^15 are exact.

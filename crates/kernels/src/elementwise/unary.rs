@@ -177,11 +177,23 @@ impl Unary {
     }
 }
 
-#[inline(always)]
-fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = f(x);
-    }
+/// `y = f(x)` for every element. A macro, and not a function of a closure: closures are not sure to be inlined into the
+/// code for a wider instruction set.
+macro_rules! map {
+    ($x:expr, $y:expr, |$v:ident| $f:expr) => {
+        for (y, &$v) in $y.iter_mut().zip($x) {
+            *y = $f;
+        }
+    };
+}
+
+/// `dx = f(v, dy)` for every element, where `v` is the saved value.
+macro_rules! zip {
+    ($v:expr, $dy:expr, $dx:expr, |$x:ident, $d:ident| $f:expr) => {
+        for ((dx, &$x), &$d) in $dx.iter_mut().zip($v).zip($dy) {
+            *dx = $f;
+        }
+    };
 }
 
 /// `min(max(x, lo), hi)` that keeps NaN.
@@ -214,42 +226,66 @@ dispatch! {
     fn forward(op: Unary, x: &[f32], y: &mut [f32]) {
         match op {
             Unary::Identity => y.copy_from_slice(x),
-            Unary::Relu => map(x, y, |x| if x <= 0.0 { 0.0 } else { x }),
-            Unary::LeakyRelu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha * x }),
-            Unary::Elu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha * math::exp_m1(x) }),
-            Unary::Clip { lo, hi } => map(x, y, |x| clip(x, lo, hi)),
-            Unary::Sigmoid => map(x, y, math::sigmoid),
-            Unary::HardSigmoid { alpha, beta } => map(x, y, |x| clip(alpha * x + beta, 0.0, 1.0)),
-            Unary::HardSwish => map(x, y, |x| x * clip(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)),
-            Unary::Silu => map(x, y, |x| x * math::sigmoid(x)),
-            Unary::Tanh => map(x, y, math::tanh),
-            Unary::Exp => map(x, y, math::exp),
-            Unary::Log => map(x, y, math::log),
-            Unary::Sqrt => map(x, y, f32::sqrt),
-            Unary::Neg => map(x, y, |x| -x),
-            Unary::Abs => map(x, y, f32::abs),
-            Unary::Sign => map(x, y, sign),
-            Unary::Erf => map(x, y, math::erf),
-            Unary::Gelu => map(x, y, |x| x * normal_cdf(x)),
-            Unary::GeluTanh => map(x, y, |x| 0.5 * x * (1.0 + math::tanh(gelu_argument(x)))),
-            Unary::Softplus => map(x, y, math::softplus),
-            Unary::Softsign => map(x, y, |x| x / (1.0 + x.abs())),
-            Unary::Reciprocal => map(x, y, |x| 1.0 / x),
-            Unary::Floor => map(x, y, f32::floor),
-            Unary::Ceil => map(x, y, f32::ceil),
-            Unary::Round => map(x, y, f32::round_ties_even),
-            Unary::Sin => map(x, y, f32::sin),
-            Unary::Cos => map(x, y, f32::cos),
+            Unary::Relu => map!(x, y, |x| if x <= 0.0 { 0.0 } else { x }),
+            Unary::LeakyRelu { alpha } => map!(x, y, |x| if x > 0.0 { x } else { alpha * x }),
+            Unary::Elu { alpha } => map!(x, y, |x| if x > 0.0 { x } else { alpha * math::exp_m1(x) }),
+            Unary::Clip { lo, hi } => map!(x, y, |x| clip(x, lo, hi)),
+            Unary::Sigmoid => map!(x, y, |x| math::sigmoid(x)),
+            Unary::HardSigmoid { alpha, beta } => map!(x, y, |x| clip(alpha * x + beta, 0.0, 1.0)),
+            Unary::HardSwish => map!(x, y, |x| x * clip(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)),
+            Unary::Silu => map!(x, y, |x| x * math::sigmoid(x)),
+            Unary::Tanh => map!(x, y, |x| math::tanh(x)),
+            Unary::Exp => map!(x, y, |x| math::exp(x)),
+            Unary::Log => map!(x, y, |x| math::log(x)),
+            Unary::Sqrt => map!(x, y, |x| f32::sqrt(x)),
+            Unary::Neg => map!(x, y, |x| -x),
+            Unary::Abs => map!(x, y, |x| f32::abs(x)),
+            Unary::Sign => map!(x, y, |x| sign(x)),
+            Unary::Erf => map!(x, y, |x| math::erf(x)),
+            Unary::Gelu => map!(x, y, |x| x * normal_cdf(x)),
+            Unary::GeluTanh => map!(x, y, |x| 0.5 * x * (1.0 + math::tanh(gelu_argument(x)))),
+            Unary::Softplus => map!(x, y, |x| math::softplus(x)),
+            Unary::Softsign => map!(x, y, |x| x / (1.0 + x.abs())),
+            Unary::Reciprocal => map!(x, y, |x| 1.0 / x),
+            Unary::Floor => map!(x, y, |x| f32::floor(x)),
+            Unary::Ceil => map!(x, y, |x| f32::ceil(x)),
+            Unary::Round => map!(x, y, |x| f32::round_ties_even(x)),
+            Unary::Sin => map!(x, y, |x| f32::sin(x)),
+            Unary::Cos => map!(x, y, |x| f32::cos(x)),
         }
     }
 }
 
-/// `dx = f(v, dy)` where `v` is the saved value.
 #[inline(always)]
-fn zip(v: &[f32], dy: &[f32], dx: &mut [f32], f: impl Fn(f32, f32) -> f32) {
-    for ((dx, &v), &dy) in dx.iter_mut().zip(v).zip(dy) {
-        *dx = f(v, dy);
-    }
+fn hard_sigmoid_grad(alpha: f32, beta: f32, x: f32, dy: f32) -> f32 {
+    let y = alpha * x + beta;
+    if y > 0.0 && y < 1.0 { alpha * dy } else { 0.0 }
+}
+
+#[inline(always)]
+fn hard_swish_grad(x: f32, dy: f32) -> f32 {
+    let middle = if x > -3.0 { dy * (x * (1.0 / 3.0) + 0.5) } else { 0.0 };
+    if x >= 3.0 { dy } else { middle }
+}
+
+#[inline(always)]
+fn silu_grad(x: f32, dy: f32) -> f32 {
+    let s = math::sigmoid(x);
+    dy * (s + x * s * (1.0 - s))
+}
+
+#[inline(always)]
+fn gelu_grad(x: f32, dy: f32) -> f32 {
+    const ONE_OVER_SQRT_2_PI: f32 = 0.5 * std::f32::consts::FRAC_1_SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI;
+    let density = ONE_OVER_SQRT_2_PI * math::exp(-0.5 * x * x);
+    dy * (normal_cdf(x) + x * density)
+}
+
+#[inline(always)]
+fn gelu_tanh_grad(x: f32, dy: f32) -> f32 {
+    let t = math::tanh(gelu_argument(x));
+    let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * GELU_CUBIC * x * x);
+    dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
 }
 
 dispatch! {
@@ -257,49 +293,29 @@ dispatch! {
     fn grad(op: Unary, v: &[f32], dy: &[f32], dx: &mut [f32]) {
         match op {
             Unary::Identity => dx.copy_from_slice(dy),
-            Unary::Neg => map(dy, dx, |dy| -dy),
+            Unary::Neg => map!(dy, dx, |dy| -dy),
             Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round => dx.fill(0.0),
-            Unary::Relu => zip(v, dy, dx, |y, dy| if y > 0.0 { dy } else { 0.0 }),
-            Unary::LeakyRelu { alpha } => zip(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * dy }),
-            Unary::Elu { alpha } => zip(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * math::exp(x) * dy }),
-            Unary::Clip { lo, hi } => zip(v, dy, dx, |x, dy| if x >= lo && x <= hi { dy } else { 0.0 }),
-            Unary::Sigmoid => zip(v, dy, dx, |y, dy| dy * (y * (1.0 - y))),
-            Unary::HardSigmoid { alpha, beta } => zip(v, dy, dx, |x, dy| {
-                let y = alpha * x + beta;
-                if y > 0.0 && y < 1.0 { alpha * dy } else { 0.0 }
-            }),
-            Unary::HardSwish => zip(v, dy, dx, |x, dy| {
-                let middle = if x > -3.0 { dy * (x * (1.0 / 3.0) + 0.5) } else { 0.0 };
-                if x >= 3.0 { dy } else { middle }
-            }),
-            Unary::Silu => zip(v, dy, dx, |x, dy| {
-                let s = math::sigmoid(x);
-                dy * (s + x * s * (1.0 - s))
-            }),
-            Unary::Tanh => zip(v, dy, dx, |y, dy| dy * (1.0 - y * y)),
-            Unary::Exp => zip(v, dy, dx, |y, dy| dy * y),
-            Unary::Log => zip(v, dy, dx, |x, dy| dy / x),
-            Unary::Sqrt => zip(v, dy, dx, |y, dy| dy / (2.0 * y)),
-            Unary::Abs => zip(v, dy, dx, |x, dy| sign(x) * dy),
-            Unary::Erf => zip(v, dy, dx, |x, dy| dy * (std::f32::consts::FRAC_2_SQRT_PI * math::exp(-x * x))),
-            Unary::Gelu => zip(v, dy, dx, |x, dy| {
-                let density = (0.5 * std::f32::consts::FRAC_1_SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI)
-                    * math::exp(-0.5 * x * x);
-                dy * (normal_cdf(x) + x * density)
-            }),
-            Unary::GeluTanh => zip(v, dy, dx, |x, dy| {
-                let t = math::tanh(gelu_argument(x));
-                let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * GELU_CUBIC * x * x);
-                dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
-            }),
-            Unary::Softplus => zip(v, dy, dx, |x, dy| dy * math::sigmoid(x)),
-            Unary::Softsign => zip(v, dy, dx, |x, dy| {
-                let d = 1.0 + x.abs();
-                dy / (d * d)
-            }),
-            Unary::Reciprocal => zip(v, dy, dx, |y, dy| -dy * (y * y)),
-            Unary::Sin => zip(v, dy, dx, |x, dy| dy * x.cos()),
-            Unary::Cos => zip(v, dy, dx, |x, dy| -dy * x.sin()),
+            Unary::Relu => zip!(v, dy, dx, |y, dy| if y > 0.0 { dy } else { 0.0 }),
+            Unary::LeakyRelu { alpha } => zip!(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * dy }),
+            Unary::Elu { alpha } => zip!(v, dy, dx, |x, dy| if x > 0.0 { dy } else { alpha * math::exp(x) * dy }),
+            Unary::Clip { lo, hi } => zip!(v, dy, dx, |x, dy| if x >= lo && x <= hi { dy } else { 0.0 }),
+            Unary::Sigmoid => zip!(v, dy, dx, |y, dy| dy * (y * (1.0 - y))),
+            Unary::HardSigmoid { alpha, beta } => zip!(v, dy, dx, |x, dy| hard_sigmoid_grad(alpha, beta, x, dy)),
+            Unary::HardSwish => zip!(v, dy, dx, |x, dy| hard_swish_grad(x, dy)),
+            Unary::Silu => zip!(v, dy, dx, |x, dy| silu_grad(x, dy)),
+            Unary::Tanh => zip!(v, dy, dx, |y, dy| dy * (1.0 - y * y)),
+            Unary::Exp => zip!(v, dy, dx, |y, dy| dy * y),
+            Unary::Log => zip!(v, dy, dx, |x, dy| dy / x),
+            Unary::Sqrt => zip!(v, dy, dx, |y, dy| dy / (2.0 * y)),
+            Unary::Abs => zip!(v, dy, dx, |x, dy| sign(x) * dy),
+            Unary::Erf => zip!(v, dy, dx, |x, dy| dy * (std::f32::consts::FRAC_2_SQRT_PI * math::exp(-x * x))),
+            Unary::Gelu => zip!(v, dy, dx, |x, dy| gelu_grad(x, dy)),
+            Unary::GeluTanh => zip!(v, dy, dx, |x, dy| gelu_tanh_grad(x, dy)),
+            Unary::Softplus => zip!(v, dy, dx, |x, dy| dy * math::sigmoid(x)),
+            Unary::Softsign => zip!(v, dy, dx, |x, dy| dy / ((1.0 + x.abs()) * (1.0 + x.abs()))),
+            Unary::Reciprocal => zip!(v, dy, dx, |y, dy| -dy * (y * y)),
+            Unary::Sin => zip!(v, dy, dx, |x, dy| dy * x.cos()),
+            Unary::Cos => zip!(v, dy, dx, |x, dy| -dy * x.sin()),
         }
     }
 }
