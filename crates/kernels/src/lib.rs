@@ -30,4 +30,6 @@ pub mod elementwise;
 pub mod optimizer;
 pub mod quant;
 pub mod reduce;
+pub mod resize;
+pub mod select;
 pub mod softmax;

@@ -1,6 +1,8 @@
 //! Shape rules that several operators share.
 
-use ir::{Dim, Type};
+use crate::SumTo;
+use ir::{Dim, Infer, Type, ValueId, Vjp};
+use tensor::{DType, Tensor};
 
 /// Shape of a multidirectional broadcast (ONNX broadcasting: right-aligned, size 1 stretches).
 pub(crate) fn broadcast(a: &Type, b: &Type) -> Result<Option<Vec<Dim>>, String> {
@@ -32,3 +34,72 @@ pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &
     let along = axis.map_or("the whole tensor".to_string(), |a| format!("axis {a}"));
     if fits { Ok(()) } else { Err(format!("the {what} has shape {dims:?}, which does not fit {along} of {x}")) }
 }
+
+/// The gradient `d` of a broadcast operand, summed to the operand's shape; `d` itself where the shapes are equal.
+pub(crate) fn sum_to(cx: &mut Vjp, d: ValueId, operand: ValueId) -> Option<ValueId> {
+    if cx.dims(d)? == cx.dims(operand)? { Some(d) } else { cx.add(SumTo, &[d, operand]) }
+}
+
+/// An axis that may be counted from the end.
+pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+    let counted = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
+    let fits = counted.and_then(|a| usize::try_from(a).ok()).filter(|&a| a < rank);
+    fits.ok_or_else(|| format!("axis {axis} does not exist in a tensor of rank {rank}"))
+}
+
+/// Distinct axes, in ascending order.
+pub(crate) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, String> {
+    let mut all = axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+    all.sort_unstable();
+    if all.windows(2).any(|w| w[0] == w[1]) {
+        return Err(format!("axes {axes:?} name an axis twice"));
+    }
+    Ok(all)
+}
+
+/// The element type that both operands must share.
+pub(crate) fn same_dtype(a: &Type, b: &Type) -> Result<Option<DType>, String> {
+    match (a.dtype, b.dtype) {
+        (Some(x), Some(y)) if x != y => Err(format!("the operands should have one element type, but are {a} and {b}")),
+        (x, y) => Ok(x.or(y)),
+    }
+}
+
+/// The integers of a constant operand: `None` when it is omitted or computed.
+pub(crate) fn integers(cx: &Infer, i: usize) -> Result<Option<Vec<i64>>, String> {
+    match cx.value(i) {
+        Some(t) if t.dtype().is_float() => Err(format!("input {i} should hold integers, but is {}", t.dtype())),
+        value => Ok(value.map(Tensor::to_i64)),
+    }
+}
+
+/// A list of integers as an operand: the form in which newer operator sets take what was an attribute.
+pub(crate) fn list(values: &[i64]) -> Tensor {
+    Tensor::new(&[values.len()], values.to_vec())
+}
+
+/// Evaluates the expression with `$T` an unsigned integer as wide as the element type: for kernels that only move elements.
+macro_rules! by_width {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype.bits() {
+            8 => {
+                type $T = u8;
+                $body
+            }
+            16 => {
+                type $T = u16;
+                $body
+            }
+            32 => {
+                type $T = u32;
+                $body
+            }
+            64 => {
+                type $T = u64;
+                $body
+            }
+            _ => Err(format!("the executor does not move packed elements of type {}", $dtype)),
+        }
+    };
+}
+pub(crate) use by_width;

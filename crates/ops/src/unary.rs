@@ -1,1 +1,255 @@
-//! What the element-wise operators of one operand share.
+//! What the element-wise operators of one operand share: the step, and `qat.UnaryGrad`, the gradient of all of them.
+
+use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Pair, Parse, Parsed, Step, Type, Vjp};
+use kernels::elementwise::{Saved, Unary};
+use std::sync::Arc;
+
+/// Defines an operator without attributes: its struct, its reader and its [`Op`].
+macro_rules! operator {
+    ($(#[$doc:meta])* pub struct $name:ident: $role:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name;
+
+        /// Reads the operator: it has no attributes.
+        pub fn parse(_: &ir::Parse) -> Result<ir::Parsed, String> {
+            Ok($name.into())
+        }
+
+        impl ir::Op for $name {
+            fn name(&self) -> &str {
+                stringify!($name)
+            }
+
+            fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
+                crate::unary::infer(cx)
+            }
+
+            fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
+                crate::unary::vjp(kernels::elementwise::Unary::$name, cx)
+            }
+
+            fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
+                crate::unary::lower(kernels::elementwise::Unary::$name, cx)
+            }
+
+            fn quant(&self) -> ir::QuantRole {
+                ir::QuantRole::$role
+            }
+
+            fn layouts(&self) -> ir::Layouts {
+                ir::Layouts::Any
+            }
+        }
+    };
+}
+pub(crate) use operator;
+
+/// The type of the operand, a float.
+pub(crate) fn infer(cx: &Infer) -> Result<Vec<Type>, String> {
+    Ok(vec![cx.float(0)?.clone()])
+}
+
+/// `y = op(x)` on f32, in place where the executor likes.
+pub(crate) fn lower(op: Unary, cx: &Lower) -> Result<Step, String> {
+    cx.typed::<f32>(0)?;
+    let run = move |io: &mut Io| {
+        match io.pair(0, 0) {
+            Pair::InPlace(x) => op.forward_in_place(x),
+            Pair::Apart(x, y) => op.forward(x, y),
+        }
+        Ok(())
+    };
+    Ok(Step::new(run).in_place(0, 0))
+}
+
+/// Emits [`UnaryGrad`] with the value of the forward pass that it reads.
+pub(crate) fn vjp(op: Unary, cx: &mut Vjp) -> Option<()> {
+    let saved = match op.saved() {
+        Saved::Nothing => None,
+        Saved::Input => cx.input(0),
+        Saved::Output => Some(cx.output(0)),
+    };
+    let ins: Vec<_> = [cx.d_output(0), saved].into_iter().take(1 + usize::from(saved.is_some())).collect();
+    let dx = cx.add_multi(Arc::new(UnaryGrad { of: op }), &ins, 1)?[0];
+    cx.set(0, dx);
+    Some(())
+}
+
+/// `UnaryGrad(dy, saved?)`: gradient of an element-wise function, `dx = of'(x) dy`. `saved` is the operand or the
+/// result of the forward operation, whichever the function's derivative is computed from; none where it is constant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnaryGrad {
+    /// The function.
+    pub of: Unary,
+}
+
+/// Functions by the names of their operators.
+const NAMES: [(&str, Unary); 25] = [
+    ("Abs", Unary::Abs),
+    ("Ceil", Unary::Ceil),
+    ("Cos", Unary::Cos),
+    ("Elu", Unary::Elu { alpha: 1.0 }),
+    ("Erf", Unary::Erf),
+    ("Exp", Unary::Exp),
+    ("Floor", Unary::Floor),
+    ("Gelu", Unary::Gelu),
+    ("GeluTanh", Unary::GeluTanh),
+    ("HardSigmoid", Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }),
+    ("HardSwish", Unary::HardSwish),
+    ("LeakyRelu", Unary::LeakyRelu { alpha: 0.01 }),
+    ("Log", Unary::Log),
+    ("Neg", Unary::Neg),
+    ("Reciprocal", Unary::Reciprocal),
+    ("Relu", Unary::Relu),
+    ("Round", Unary::Round),
+    ("Sigmoid", Unary::Sigmoid),
+    ("Sign", Unary::Sign),
+    ("Silu", Unary::Silu),
+    ("Sin", Unary::Sin),
+    ("Softplus", Unary::Softplus),
+    ("Softsign", Unary::Softsign),
+    ("Sqrt", Unary::Sqrt),
+    ("Tanh", Unary::Tanh),
+];
+
+fn name(op: Unary) -> &'static str {
+    let same = |other: Unary| std::mem::discriminant(&other) == std::mem::discriminant(&op);
+    NAMES.iter().find(|(_, other)| same(*other)).map_or("Identity", |(name, _)| name)
+}
+
+/// Reads the gradient.
+pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
+    let name = cx.attrs.str("of", "")?;
+    let known = NAMES.iter().find(|(n, _)| *n == name);
+    let of = match known.ok_or_else(|| format!("attribute of names no function: \"{name}\""))?.1 {
+        Unary::Elu { alpha } => Unary::Elu { alpha: cx.attrs.float("alpha", alpha)? },
+        Unary::LeakyRelu { alpha } => Unary::LeakyRelu { alpha: cx.attrs.float("alpha", alpha)? },
+        Unary::HardSigmoid { alpha, beta } => {
+            Unary::HardSigmoid { alpha: cx.attrs.float("alpha", alpha)?, beta: cx.attrs.float("beta", beta)? }
+        }
+        plain => plain,
+    };
+    Ok(UnaryGrad { of }.into())
+}
+
+impl Op for UnaryGrad {
+    fn name(&self) -> &str {
+        "UnaryGrad"
+    }
+
+    fn domain(&self) -> &str {
+        "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        let attrs = Attrs::new().with_str("of", name(self.of), "");
+        match self.of {
+            Unary::Elu { alpha } => attrs.with_float("alpha", alpha, 1.0),
+            Unary::LeakyRelu { alpha } => attrs.with_float("alpha", alpha, 0.01),
+            Unary::HardSigmoid { alpha, beta } => attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5),
+            _ => attrs,
+        }
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let dy = cx.float(0)?;
+        if self.of.saved() != Saved::Nothing && !dy.agrees(cx.ty(1)?) {
+            return Err(format!("the gradient {dy} does not fit the value {}", cx.ty(1)?));
+        }
+        Ok(vec![dy.clone()])
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        cx.typed::<f32>(0)?;
+        let of = self.of;
+        let run = move |io: &mut Io| {
+            let mut parts = io.split();
+            let saved = parts.input(1);
+            let dx = parts.output(0);
+            match parts.optional(0) {
+                Some(dy) => of.grad(saved, saved, dy, dx),
+                None => of.grad_in_place(saved, saved, dx),
+            }
+            Ok(())
+        };
+        Ok(Step::new(run).in_place(0, 0))
+    }
+
+    fn layouts(&self) -> Layouts {
+        Layouts::Any
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{Draw, check_gradient, eval};
+    use crate::*;
+    use tensor::Tensor;
+
+    #[test]
+    fn values() {
+        let at = |op: &dyn Op, x: f32| eval(op, &[&Tensor::new(&[2], vec![x; 2])]).unwrap().to_f64()[1];
+        let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-6 * (1.0 + want.abs()), "{got} {want}");
+        near(at(&Sigmoid, 1.0), 1.0 / (1.0 + (-1f64).exp()));
+        near(at(&Tanh, 0.5), 0.5f64.tanh());
+        near(at(&Exp, 1.5), 1.5f64.exp());
+        near(at(&Log, 3.0), 3f64.ln());
+        near(at(&Softplus, 1.0), 1f64.exp().ln_1p());
+        near(at(&Softsign, -3.0), -0.75);
+        near(at(&Erf, 0.5), 0.520_499_877_813_046_5);
+        near(at(&HardSwish, 1.0), 4.0 / 6.0);
+        near(at(&Sin, 1.0), 1f64.sin());
+        near(at(&Cos, 1.0), 1f64.cos());
+        assert_eq!([at(&Sqrt, 9.0), at(&Reciprocal, 4.0), at(&Neg, 2.0), at(&Abs, -2.0)], [3.0, 0.25, -2.0, 2.0]);
+        assert_eq!([at(&Floor, -0.5), at(&Ceil, 0.5), at(&Round, 2.5), at(&Sign, -7.0)], [-1.0, 1.0, 2.0, -1.0]);
+        assert_eq!([at(&Relu, -1.0), at(&Relu, 2.0)], [0.0, 2.0]);
+    }
+
+    fn check(op: impl Op + Copy, lo: f32, hi: f32, kinks: &[f32]) {
+        let mut draw = Draw::new(1);
+        for rank in [0, 1, 2, 3, 4, 4, 5] {
+            let shape = draw.shape(rank, 4);
+            check_gradient(op, &[&draw.tensor_off(&shape, lo, hi, kinks, 0.02)], 1, &[0]);
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        check(Relu, -2.0, 2.0, &[0.0]);
+        check(Sigmoid, -4.0, 4.0, &[]);
+        check(HardSwish, -4.0, 4.0, &[-3.0, 3.0]);
+        check(Tanh, -2.0, 2.0, &[]);
+        check(Exp, -2.0, 2.0, &[]);
+        check(Log, 0.4, 3.0, &[]);
+        check(Sqrt, 0.4, 3.0, &[]);
+        check(Reciprocal, 0.5, 3.0, &[]);
+        check(Neg, -2.0, 2.0, &[]);
+        check(Abs, -2.0, 2.0, &[0.0]);
+        check(Sign, -2.0, 2.0, &[0.0]);
+        check(Erf, -2.0, 2.0, &[]);
+        check(Softplus, -3.0, 3.0, &[]);
+        check(Softsign, -3.0, 3.0, &[0.0]);
+        check(Floor, -0.9, 0.9, &[0.0]);
+        check(Ceil, -0.9, 0.9, &[0.0]);
+        check(Round, -0.4, 0.4, &[]);
+        check(Sin, -3.0, 3.0, &[]);
+        check(Cos, -3.0, 3.0, &[]);
+    }
+
+    #[test]
+    fn the_gradient_is_read_back() {
+        for op in [Unary::HardSigmoid { alpha: 0.25, beta: 0.5 }, Unary::Elu { alpha: 2.0 }, Unary::Tanh] {
+            let attrs = UnaryGrad { of: op }.attrs();
+            let parsed = parse_grad(&Parse { attrs: &attrs, opset: 1, ins: 2, outs: 1 }).unwrap();
+            assert_eq!(parsed.op.is::<UnaryGrad>(), Some(&UnaryGrad { of: op }));
+        }
+    }
+
+    #[test]
+    fn integers_have_no_kernel() {
+        assert!(eval(&Exp, &[&Tensor::scalar(1i64)]).unwrap_err().contains("floating point"));
+    }
+}

@@ -1,0 +1,6 @@
+//! `Less` (ONNX 7, 9, 13): `a < b`.
+
+crate::binary::comparison! {
+    /// `a < b`, as booleans, for operands of one element type that broadcast. NaN differs from everything.
+    pub struct Less
+}
