@@ -63,17 +63,25 @@ fn forward(form: Pact, u: f32, x: &[f32], y: &mut [f32]) {
     x.iter().zip(y).for_each(|(&x, y)| *y = element(form, u, x).0);
 }
 
+/// Writes `dx` and adds what each element contributes to `du` to its lane.
+#[inline(always)]
+fn backward_lanes(form: Pact, u: f32, x: &[f32], dy: &[f32], dx: &mut [f32], du: &mut [f64]) {
+    for (((&x, &dy), dx), du) in x.iter().zip(dy).zip(dx).zip(du) {
+        let (_, by_x, by_u) = element(form, u, x);
+        *dx = dy * by_x;
+        *du += (dy * by_u) as f64;
+    }
+}
+
 #[inline(always)]
 fn backward(form: Pact, u: f32, x: &[f32], dy: &[f32], dx: &mut [f32]) -> f64 {
     let mut du = [0.0f64; LANES];
-    let blocks = x.chunks(LANES).zip(dy.chunks(LANES)).zip(dx.chunks_mut(LANES));
-    for ((x, dy), dx) in blocks {
-        for (i, dx) in dx.iter_mut().enumerate() {
-            let (_, by_x, by_u) = element(form, u, x[i]);
-            *dx = dy[i] * by_x;
-            du[i] += (dy[i] * by_u) as f64;
-        }
+    let ((x, x_rest), (dy, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+    let (dx, dx_rest) = dx.as_chunks_mut::<LANES>();
+    for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
+        backward_lanes(form, u, x, dy, dx, &mut du);
     }
+    backward_lanes(form, u, x_rest, dy_rest, dx_rest, &mut du);
     du.iter().sum()
 }
 

@@ -37,29 +37,62 @@ impl Extremes {
 /// Independent accumulators of a reduction, so that it vectorizes without reordering anything.
 const LANES: usize = 32;
 
+/// The extremes of the elements of each lane.
+struct Lanes {
+    min: [f32; LANES],
+    max: [f32; LANES],
+    /// 0 as long as all elements are finite, then NaN.
+    poison: [f32; LANES],
+}
+
+impl Lanes {
+    const EMPTY: Lanes =
+        Lanes { min: [f32::INFINITY; LANES], max: [f32::NEG_INFINITY; LANES], poison: [0.0; LANES] };
+
+    #[inline(always)]
+    fn add(&mut self, x: &[f32; LANES]) {
+        for (i, &x) in x.iter().enumerate() {
+            self.min[i] = if x < self.min[i] { x } else { self.min[i] };
+            self.max[i] = if x > self.max[i] { x } else { self.max[i] };
+            self.poison[i] += x * 0.0;
+        }
+    }
+
+    /// Adds fewer elements than there are lanes, and the first of them to all other lanes.
+    #[inline(always)]
+    fn add_padded(&mut self, x: &[f32]) {
+        if let Some(&first) = x.first() {
+            let mut padded = [first; LANES];
+            padded[..x.len()].copy_from_slice(x);
+            self.add(&padded);
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, lane: usize) -> Extremes {
+        Extremes { min: self.min[lane], max: self.max[lane], finite: self.poison[lane] == 0.0 }
+    }
+}
+
 dispatch! {
     fn extremes_chunk(x: &[f32]) -> Extremes {
-        let (mut min, mut max, mut sum) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
+        let mut lanes = Lanes::EMPTY;
         let (blocks, rest) = x.as_chunks::<LANES>();
-        for block in blocks {
-            for i in 0..LANES {
-                let x = block[i];
-                min[i] = if x < min[i] { x } else { min[i] };
-                max[i] = if x > max[i] { x } else { max[i] };
-                // 0 for finite elements, NaN for others.
-                sum[i] += x * 0.0;
+        blocks.iter().for_each(|block| lanes.add(block));
+        lanes.add_padded(rest);
+        (0..LANES).map(|lane| lanes.get(lane)).fold(Extremes::EMPTY, Extremes::merge)
+    }
+
+    /// The first columns of the rows of `x`, which are `stride` apart: as many as `out` has elements, at most [`LANES`].
+    fn extremes_columns(x: &[f32], stride: usize, out: &mut [Extremes]) {
+        let mut lanes = Lanes::EMPTY;
+        for row in x.chunks(stride) {
+            match row.first_chunk() {
+                Some(block) if out.len() == LANES => lanes.add(block),
+                _ => lanes.add_padded(&row[..out.len()]),
             }
         }
-        for (i, &x) in rest.iter().enumerate() {
-            min[i] = if x < min[i] { x } else { min[i] };
-            max[i] = if x > max[i] { x } else { max[i] };
-            sum[i] += x * 0.0;
-        }
-        Extremes {
-            min: min.into_iter().fold(f32::INFINITY, f32::min),
-            max: max.into_iter().fold(f32::NEG_INFINITY, f32::max),
-            finite: sum.into_iter().all(|s| s == 0.0),
-        }
+        out.iter_mut().enumerate().for_each(|(lane, out)| *out = lanes.get(lane));
     }
 }
 
@@ -81,30 +114,6 @@ pub fn abs_max_paddle(x: &[f32]) -> f32 {
     if x.first().is_some_and(|x| x.is_nan()) { f32::NAN } else { abs_max(x) }
 }
 
-/// Rows of at most this many channels are swept together where neighbours belong to different channels.
-const COLUMNS: usize = 64;
-
-dispatch! {
-    /// Rows of `x`, `stride` apart, folded into one [`Extremes`] per column.
-    fn extremes_columns(x: &[f32], stride: usize, out: &mut [Extremes]) {
-        let width = out.len();
-        let (mut min, mut max, mut sum) = ([f32::INFINITY; COLUMNS], [f32::NEG_INFINITY; COLUMNS], [0.0f32; COLUMNS]);
-        let (min, max, sum) = (&mut min[..width], &mut max[..width], &mut sum[..width]);
-        for row in x.chunks(stride) {
-            let row = &row[..width];
-            for i in 0..width {
-                let x = row[i];
-                min[i] = if x < min[i] { x } else { min[i] };
-                max[i] = if x > max[i] { x } else { max[i] };
-                sum[i] += x * 0.0;
-            }
-        }
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = Extremes { min: min[i], max: max[i], finite: sum[i] == 0.0 };
-        }
-    }
-}
-
 /// The extremes of each channel; `out` has one element per channel.
 ///
 /// # Panics
@@ -115,8 +124,8 @@ pub fn extremes_channels(axis: Axis, x: &[f32], out: &mut [Extremes]) {
     if x.is_empty() {
         out.fill(Extremes::EMPTY);
     } else if axis.inner == 1 {
-        parallel::for_each_chunk(out, COLUMNS, |i, out| {
-            extremes_columns(isa, &x[i * COLUMNS..], axis.channels, out);
+        parallel::for_each_chunk(out, LANES, |i, out| {
+            extremes_columns(isa, &x[i * LANES..], axis.channels, out)
         });
     } else {
         parallel::for_each_chunk(out, 1, |channel, out| {
@@ -168,6 +177,22 @@ mod tests {
                     let of = (0..x.len()).filter(|i| i / axis.inner % axis.channels == channel);
                     assert_eq!(*out, naive(of.map(|i| x[i])), "{axis:?} {channel}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        let x: Vec<f32> = (0..1003).map(|i| ((i * 7919) % 1009) as f32 - 300.0).collect();
+        for isa in Isa::ALL {
+            assert_eq!(extremes_chunk(isa, &x), extremes_chunk(Isa::Scalar, &x));
+            for width in [LANES, 17] {
+                let columns = |isa| {
+                    let mut out = vec![Extremes::EMPTY; width];
+                    extremes_columns(isa, &x, 59, &mut out);
+                    out
+                };
+                assert_eq!(columns(isa), columns(Isa::Scalar));
             }
         }
     }
