@@ -24,6 +24,7 @@ mod expand;
 mod fake_quant;
 mod flatten;
 mod floor;
+mod gemm;
 mod greater;
 mod greater_or_equal;
 mod hard_swish;
@@ -43,6 +44,7 @@ mod or;
 mod p_relu;
 mod pact;
 mod pow;
+mod processed;
 mod quantize_linear;
 mod reciprocal;
 mod relu;
@@ -94,6 +96,7 @@ pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
 pub use flatten::Flatten;
 pub use floor::Floor;
+pub use gemm::Gemm;
 pub use greater::Greater;
 pub use greater_or_equal::GreaterOrEqual;
 pub use hard_swish::HardSwish;
@@ -113,6 +116,7 @@ pub use or::Or;
 pub use p_relu::PRelu;
 pub use pact::{Pact, PactGrad};
 pub use pow::Pow;
+pub use processed::Processed;
 pub use quantize_linear::QuantizeLinear;
 pub use reciprocal::Reciprocal;
 pub use relu::Relu;
@@ -160,6 +164,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Expand", expand::parse),
     ("", "Flatten", flatten::parse),
     ("", "Floor", floor::parse),
+    ("", "Gemm", gemm::parse),
     ("", "Greater", greater::parse),
     ("", "GreaterOrEqual", greater_or_equal::parse),
     ("", "HardSwish", hard_swish::parse),
@@ -211,6 +216,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "Observe", observe::parse),
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
+    ("qat", "Processed", processed::parse),
     ("qat", "Sgd", sgd::parse),
     ("qat", "SumTo", sum_to::parse),
     ("qat", "UnaryGrad", unary::parse_grad),

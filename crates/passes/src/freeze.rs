@@ -29,6 +29,7 @@
 //! Operators that move or select values get a pair with the scale of their operand, so that runtimes run them on codes.
 
 use crate::fold_constants::evaluate;
+use crate::hooks::unprocessed;
 use crate::pass::{Pass, Report, operations};
 use ir::{Graph, GraphError, NodeId, QuantRole, ValueId};
 use kernels::quant::{Axis, Grid, Quantizer, Rule, Scales, batch_norm_affine, quantize_i8};
@@ -268,10 +269,7 @@ impl Frozen {
             report.skip("freeze-quant", graph.node(id).label(), "its scale is not constant");
             return Ok(());
         };
-        let Some(mut x) = graph.node(id).ins[0] else { return Ok(()) };
-        if graph.producer::<ops::Pact>(x).is_some() {
-            x = graph.node(x.node).ins[0].unwrap_or(x);
-        }
+        let Some(mut x) = graph.node(id).ins[0].map(|x| unprocessed(graph, x)) else { return Ok(()) };
         let name = graph.value(x).name.clone();
         if let Some(value) = graph.tensor(x).cloned() {
             // A weight whose reader has no weight slot, a gathered table say.

@@ -39,6 +39,35 @@ pub trait Preprocess: Send + Sync {
     /// # Errors
     /// When the nodes cannot be built.
     fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError>;
+
+    /// Whether the nodes stay in the frozen model. By default they go, as in PaddleSlim: the quantizer saturates at the
+    /// range that the pre-process left, and a convolution in front of it stays next to its quantizer.
+    fn kept_when_frozen(&self) -> bool {
+        false
+    }
+}
+
+/// Adds a pre-process to the graph, with the mark by which freezing finds the tensor in front of it.
+pub(crate) fn process(hook: &dyn Preprocess, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
+    let processed = hook.insert(graph, site)?;
+    if hook.kept_when_frozen() || processed == site.value {
+        return Ok(processed);
+    }
+    graph.add(ops::Processed, &[processed, site.value], &format!("{}_processed", site.name))
+}
+
+/// The tensor in front of the pre-process that made a value; the value itself where none did.
+pub(crate) fn unprocessed(graph: &Graph, v: ValueId) -> ValueId {
+    match graph.producer::<ops::Processed>(v) {
+        Some(_) => graph.node(v.node).ins.get(1).copied().flatten().unwrap_or(v),
+        None => v,
+    }
+}
+
+/// The threshold of PACT, where that is the pre-process that made a value.
+pub(crate) fn pact_threshold(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    let clipped = graph.producer::<ops::Processed>(v).and_then(|_| graph.node(v.node).ins[0]).unwrap_or(v);
+    graph.producer::<ops::Pact>(clipped).and_then(|_| graph.node(clipped.node).ins[1])
 }
 
 /// The four hooks; `None` stands for the configured quantizer, and for no pre-process.

@@ -5,8 +5,10 @@
 //! x_fq = qat.FakeQuant (x, x_scale, x_zero_point)
 //! ->
 //! x_pact = qat.Pact (x, x_threshold)                    # x_threshold is trained, group "pact"
-//! x_observed = qat.Observe (x_pact, x_range)
-//! x_fq = qat.FakeQuant (x_pact, x_scale, x_zero_point)
+//! x_processed = qat.Processed (x_pact, x)               # the mark by which freezing finds x
+//! x_observed = qat.Observe (x_processed, x_range)
+//! x_scale, x_zero_point = qat.ActivationScale (x_observed, x_threshold)
+//! x_fq = qat.FakeQuant (x_processed, x_scale, x_zero_point)
 //! ```
 //!
 //! PACT is no more than a [`Preprocess`]: `quant_aware` takes it as `act_preprocess`, as PaddleSlim does. The pass of this
@@ -14,7 +16,7 @@
 //! calibrated ranges.
 
 use crate::config::{Numerics, QuantConfig};
-use crate::hooks::{Preprocess, Site};
+use crate::hooks::{Preprocess, Site, pact_threshold, process};
 use crate::pass::{Pass, Report, operations};
 use ir::{Graph, GraphError, Role, ValueId};
 use kernels::quant::Pact as Form;
@@ -76,8 +78,8 @@ impl Pass for InsertPreprocess {
                 continue;
             }
             let site = Site { value: x, name: graph.value(x).name.clone(), axis: None, config: &self.config };
-            let processed = self.preprocess.insert(graph, &site)?;
-            let threshold = graph.producer::<ops::Pact>(processed).and_then(|_| graph.node(processed.node).ins[1]);
+            let processed = process(&*self.preprocess, graph, &site)?;
+            let threshold = pact_threshold(graph, processed);
             let observers: Vec<_> = graph
                 .consumers(x)
                 .into_iter()

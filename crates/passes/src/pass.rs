@@ -1,6 +1,6 @@
 //! What a pass is, what it tells, and lists of passes.
 
-use ir::{Graph, GraphError, NodeId};
+use ir::{Graph, GraphError, NodeId, ValueId};
 use std::fmt;
 
 /// What a pass did and what it left, for the user.
@@ -124,4 +124,17 @@ impl fmt::Display for Pipeline {
 /// The operations of a graph in execution order.
 pub(crate) fn operations(graph: &Graph) -> Result<Vec<NodeId>, GraphError> {
     Ok(graph.order()?.into_iter().filter(|&id| graph.node(id).op().is_some()).collect())
+}
+
+/// Redirects the uses of `old` to `new`, which takes over the name: to the rest of the graph it is the same tensor.
+pub(crate) fn rename_and_replace(graph: &mut Graph, old: ValueId, new: ValueId) -> Result<(), GraphError> {
+    graph.swap_names(old, new);
+    graph.replace(old, new)
+}
+
+/// Puts the operation `new` in the place of `old`: node name, origin, and the first result with its name and readers.
+pub(crate) fn supersede(graph: &mut Graph, old: NodeId, new: NodeId) -> Result<(), GraphError> {
+    graph.swap_labels(old, new);
+    graph.set_origin(new, &graph.node(old).origin.clone());
+    rename_and_replace(graph, old.into(), new.into())
 }

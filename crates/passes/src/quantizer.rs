@@ -1,7 +1,7 @@
 //! The configured quantizers, and the book of what is quantized already.
 
 use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
-use crate::hooks::{Hooks, Quantize, Site};
+use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process};
 use ir::{Graph, GraphError, Kind, QuantRole, Role, ValueId};
 use kernels::quant::{Grid, Quantizer, Round};
 use observe::Statistic;
@@ -86,7 +86,7 @@ impl Quantize for ActivationQuantizer {
     fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
         let (config, name) = (site.config, &site.name);
         let statistic = config.statistic();
-        let threshold = graph.producer::<ops::Pact>(site.value).and_then(|_| graph.node(site.value.node).ins[1]);
+        let threshold = pact_threshold(graph, site.value);
         let state = track(graph, site, statistic)?;
         let (quantizer, scheme) = match config.numerics {
             Numerics::Compat => (Quantizer::paddle(config.activation_bits, Round::HalfAway), Scheme::Paddle),
@@ -150,7 +150,7 @@ impl<'a> Inserter<'a> {
         let name = graph.value(v).name.clone();
         let mut site = Site { value: v, name, axis: Some(axis), config: self.config };
         if let Some(hook) = &self.hooks.weight_preprocess {
-            site.value = hook.insert(graph, &site)?;
+            site.value = process(&**hook, graph, &site)?;
         }
         let q = match &self.hooks.weight_quantize {
             Some(hook) => hook.insert(graph, &site)?,
@@ -183,7 +183,7 @@ impl<'a> Inserter<'a> {
         let name = graph.value(v).name.clone();
         let mut site = Site { value: v, name, axis: None, config: self.config };
         if let Some(hook) = &self.hooks.act_preprocess {
-            site.value = hook.insert(graph, &site)?;
+            site.value = process(&**hook, graph, &site)?;
         }
         let q = match &self.hooks.act_quantize {
             Some(hook) => hook.insert(graph, &site)?,

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::run::{batch_size, feed, machine};
 use data::{Batches, Dataset, Last, Order};
 use ir::{Graph, Kind};
-use ops::{FakeQuant, Pact};
+use ops::{FakeQuant, Pact, Processed};
 
 /// Sets the ranges of a graph from [`passes::quant_aware`] by running it in floating point on `batches` batches (all
 /// for `None`) and updating only its observers. `done` hears of each batch: how many, and of how many.
@@ -22,7 +22,7 @@ pub fn calibrate(
     crate::strip_loss(&mut float);
     for id in float.order()? {
         let node = float.node(id);
-        if (node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some())
+        if (node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some())
             && let Some(x) = node.ins[0]
         {
             float.replace(id.into(), x)?;

@@ -2,8 +2,8 @@
 
 use crate::optimizer::{Gradient, ParamGroup, WEIGHTS};
 use crate::signature::{Signature, add_loss};
-use ir::{Dim, Graph, GraphError, Kind, QuantRole, Role, Type, ValueId};
-use ops::{Add, BatchNormalization, Clip, FakeQuant, Pact};
+use ir::{Dim, Graph, GraphError, Kind, Op, QuantRole, Role, Type, ValueId};
+use ops::{Add, BatchNormalization, Clip, FakeQuant, Pact, Processed};
 use passes::{FoldConstants, Pass, Report};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
@@ -141,6 +141,11 @@ fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
     Ok(())
 }
 
+/// Quantizers and pre-processes stand between a weight and its reader.
+fn in_front_of_weight(op: &dyn Op) -> bool {
+    op.is::<FakeQuant>().is_some() || op.is::<Pact>().is_some() || op.is::<Processed>().is_some()
+}
+
 /// Makes trained parameters of the float constants that operators use as weights, looking through quantizers.
 fn promote_parameters(graph: &mut Graph) -> Result<Vec<String>, GraphError> {
     let mut names = Vec::new();
@@ -148,7 +153,7 @@ fn promote_parameters(graph: &mut Graph) -> Result<Vec<String>, GraphError> {
         let Some(op) = graph.node(id).op() else { continue };
         for &slot in op.params() {
             let Some(mut v) = graph.node(id).ins.get(slot).copied().flatten() else { continue };
-            while graph.producer::<FakeQuant>(v).is_some() || graph.producer::<Pact>(v).is_some() {
+            while graph.node(v.node).op().is_some_and(in_front_of_weight) {
                 match graph.node(v.node).ins[0] {
                     Some(x) => v = x,
                     None => break,

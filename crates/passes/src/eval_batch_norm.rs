@@ -1,0 +1,45 @@
+//! `eval-batch-norm`: batch norms of a graph exported in training mode take the running statistics.
+//!
+//! ```text
+//! y, mean_out, var_out = BatchNormalization <training_mode=1> (x, gamma, beta, mean, var)
+//! ->
+//! y = BatchNormalization (x, gamma, beta, mean, var)
+//! ```
+//!
+//! This is the form in which graphs are rewritten and calibrated; the training step turns it back.
+
+use crate::pass::{Pass, Report, operations, supersede};
+use ir::{Graph, GraphError, ValueId};
+use ops::BatchNormalization;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EvalBatchNorm;
+
+impl Pass for EvalBatchNorm {
+    fn name(&self) -> &'static str {
+        "eval-batch-norm"
+    }
+
+    fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        for id in operations(graph)? {
+            let node = graph.node(id);
+            let Some(op) = node.is::<BatchNormalization>().filter(|op| op.training).copied() else { continue };
+            let (label, ins) = (node.label(), node.ins.clone());
+            let name = graph.value(id.into()).name.clone();
+            let statistics = (1..node.outs.len()).map(|out| ValueId { node: id, out: out as u16 });
+            let read = statistics.into_iter().find(|&v| graph.is_output(v) || !graph.consumers(v).is_empty());
+            if let Some(v) = read {
+                let why = format!("its statistics \"{}\" are read", graph.value(v).name);
+                report.skip(self.name(), label, why);
+                continue;
+            }
+            let op = BatchNormalization { training: false, ..op };
+            let new = graph.add_node(Arc::new(op), &ins, &name, &[&name])?;
+            supersede(graph, id, new)?;
+            report.done(self.name(), label, "takes the running statistics");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! `mean-to-pool`: a mean over all spatial axes becomes a global pool, for which runtimes have an integer kernel.
+//!
+//! ```text
+//! y = ReduceMean (x, axes)                              # x: float[N,8,7,7], axes: {2, 3}
+//! ->
+//! y = GlobalAveragePool (x)
+//! ```
+//!
+//! Without `keepdims` the pool is followed by a Flatten.
+
+use crate::pass::{Pass, Report, operations, rename_and_replace, supersede};
+use ir::{Graph, GraphError, NodeId, ValueId};
+use ops::{Flatten, GlobalAveragePool, ReduceMean};
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MeanToPool;
+
+impl Pass for MeanToPool {
+    fn name(&self) -> &'static str {
+        "mean-to-pool"
+    }
+
+    fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        for id in operations(graph)? {
+            let Some(op) = graph.node(id).is::<ReduceMean>().cloned() else { continue };
+            let label = graph.node(id).label();
+            let x = match spatial_mean(graph, id) {
+                Ok(x) => x,
+                Err(why) => {
+                    report.skip(self.name(), label, why);
+                    continue;
+                }
+            };
+            let name = graph.value(id.into()).name.clone();
+            let pool = graph.add(GlobalAveragePool, &[x], &name)?;
+            if op.keep_dims {
+                supersede(graph, id, pool.node)?;
+                report.done(self.name(), label, "now GlobalAveragePool");
+            } else {
+                let flat = graph.add(Flatten::default(), &[pool], &name)?;
+                graph.swap_labels(id, pool.node);
+                for new in [pool.node, flat.node] {
+                    graph.set_origin(new, &graph.node(id).origin.clone());
+                }
+                rename_and_replace(graph, id.into(), flat)?;
+                report.done(self.name(), label, "now GlobalAveragePool and Flatten");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The operand of a mean over exactly the spatial axes.
+fn spatial_mean(graph: &Graph, id: NodeId) -> Result<ValueId, String> {
+    let operand = |i: usize| graph.node(id).ins.get(i).copied().flatten();
+    let x = operand(0).ok_or("it has no operand")?;
+    let Some(rank) = graph.ty(x).rank() else { return Err("the rank of its operand is unknown".into()) };
+    let Some(axes) = operand(1) else { return Err("it takes the mean over everything".into()) };
+    let Some(axes) = graph.constant(axes) else { return Err("its axes are computed".into()) };
+    let mut axes: Vec<i64> = axes.to_i64().iter().map(|&a| if a < 0 { a + rank as i64 } else { a }).collect();
+    axes.sort_unstable();
+    if rank < 3 || axes != (2..rank as i64).collect::<Vec<_>>() {
+        return Err(format!("axes {axes:?} of {} are not the spatial ones", graph.ty(x)));
+    }
+    Ok(x)
+}

@@ -1,0 +1,55 @@
+//! The passes that bring a graph from a file into the form from which quantization starts.
+
+use crate::{
+    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseMatMulAdd, MeanToPool, Pipeline, RemoveIdentity,
+    Report,
+};
+use ir::{Graph, GraphError};
+
+/// What [`normalize`] may do beyond what always pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Normalize {
+    /// Fold batch norms now. For static calibration; training wants them as they are, and freezing folds them.
+    pub fold_batch_norm: bool,
+}
+
+impl Normalize {
+    /// The passes, in this order:
+    ///
+    /// 1. `fold-constants`: shapes, axes and weights that are computed become constants, for which all others look. Before
+    ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
+    ///    their own: training moves them apart.
+    /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
+    /// 3. `eval-batch-norm`, `mean-to-pool`, `fold-pad`, `fuse-matmul-add`: one operator in the place of others.
+    /// 4. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
+    ///    convolution.
+    /// 5. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
+    pub fn pipeline(self) -> Pipeline {
+        let pipeline = Pipeline::new()
+            .then(FoldConstants)
+            .then(RemoveIdentity)
+            .then(EvalBatchNorm)
+            .then(MeanToPool)
+            .then(FoldPad)
+            .then(FuseMatMulAdd)
+            .then(FoldBias);
+        if self.fold_batch_norm { pipeline.then(FoldBatchNorm).then(FoldBias) } else { pipeline }
+    }
+}
+
+/// Brings a graph into the form from which quantization starts: see [`Normalize::pipeline`]. Results stay the same.
+///
+/// # Errors
+/// When operands do not fit their operators: names the node.
+pub fn normalize(graph: &mut Graph, options: Normalize) -> Result<Report, GraphError> {
+    let mut report = options.pipeline().run(graph)?;
+    // A pass that runs twice tells twice what it left.
+    let mut lines = Vec::with_capacity(report.lines.len());
+    for line in report.lines {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    report.lines = lines;
+    Ok(report)
+}
