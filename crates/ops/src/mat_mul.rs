@@ -349,6 +349,13 @@ mod tests {
     }
 
     #[test]
+    fn the_rule_emits_both() {
+        for (a, b, _) in &CASES[..4] {
+            crate::testing::check_gradient(MatMul, &[&counted(a), &counted(b)], 1, &[0, 1]);
+        }
+    }
+
+    #[test]
     fn misfits_are_told() {
         let fail = |a: &[usize], b: &[usize]| {
             eval(&MatMul, &[Some(&counted(a)), Some(&counted(b))], 1).unwrap_err().to_string()
