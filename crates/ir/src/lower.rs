@@ -267,4 +267,12 @@ impl<'b, 'a: 'b> Parts<'b, 'a> {
     pub fn workspace<T: Element>(&mut self) -> &'b mut [T] {
         self.workspace.take().map_or(&mut [], |b| bytemuck::cast_slice_mut(b))
     }
+
+    /// Scratch memory of two element types: `first` elements of `A`, and the rest as `B`, which must not be wider. May be
+    /// taken once, instead of [`Parts::workspace`].
+    pub fn workspaces<A: Element, B: Element>(&mut self, first: usize) -> (&'b mut [A], &'b mut [B]) {
+        let Some(bytes) = self.workspace.take() else { return (&mut [], &mut []) };
+        let (a, b) = bytes.split_at_mut(first * size_of::<A>());
+        (bytemuck::cast_slice_mut(a), bytemuck::cast_slice_mut(b))
+    }
 }
