@@ -27,6 +27,7 @@ mod reference;
 pub mod batch_norm;
 pub mod broadcast;
 pub mod elementwise;
+pub mod integer;
 pub mod optimizer;
 pub mod quant;
 pub mod reduce;

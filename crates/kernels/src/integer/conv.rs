@@ -1,0 +1,468 @@
+//! Convolution of codes, and the matrix product, which is a convolution of one position.
+#![allow(unsafe_code)]
+
+use super::product::{Columns, MAX_ROWS, Target, multiply};
+use super::{Form, Store};
+use crate::conv::Conv as Geometry;
+use crate::parallel;
+use crate::simd::{lanes, load, load_mut};
+use crate::window::{RUN, Taps, runs};
+
+/// Words of the packed rows of one block, about: half of a second-level cache.
+const BLOCK_WORDS: usize = 1 << 15;
+/// Most rows of a block.
+const BLOCK_ROWS: usize = 20 * MAX_ROWS;
+/// Most parts, which run in parallel, each with a block of its own.
+const PARTS: usize = 64;
+
+/// A convolution of uint8 activations with constant int8 weights, summed in int32. ONNX `QLinearConv` and `ConvInteger`.
+///
+/// `x` is `(N, H, W, C)`, results are `(N, H', W', O)`. Padding stands for the value 0, which is the code `zero_point`.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    geometry: Geometry,
+    form: Form,
+    zero_point: u8,
+    /// One per output channel. With packed columns, it makes up for the zero point of the activations.
+    bias: Vec<i32>,
+    weights: Weights,
+}
+
+#[derive(Clone, Debug)]
+enum Weights {
+    /// One filter per channel, `(kernel positions, C)`.
+    Depthwise(Vec<i32>),
+    /// The columns of each group, their weights in the order of memory of a patch of the input.
+    Packed(Vec<Columns>),
+}
+
+/// A division of the output positions into parts, which run in parallel, and those into blocks, one after another.
+#[derive(Clone, Copy)]
+struct Blocks {
+    rows: usize,
+    part_rows: usize,
+    parts: usize,
+}
+
+impl Conv {
+    /// Packs weights `(O, C / groups, kh, kw)` for the best form of this CPU. `bias` is one per output channel, in steps
+    /// of `s_x s_w`.
+    ///
+    /// # Panics
+    /// When `weights` or `bias` have not the length of the shape.
+    pub fn new(geometry: Geometry, weights: &[i8], zero_point: u8, bias: Option<&[i32]>) -> Conv {
+        Conv::with_form(Form::detect(), geometry, weights, zero_point, bias)
+    }
+
+    /// The matrix product of rows of `inner` activations with `columns` columns; `weights` is `(columns, inner)`.
+    ///
+    /// # Errors
+    /// When there are no columns or no rows, or too many of them.
+    ///
+    /// # Panics
+    /// As [`Conv::new`].
+    pub fn product(
+        rows: usize,
+        columns: usize,
+        inner: usize,
+        weights: &[i8],
+        zero_point: u8,
+        bias: Option<&[i32]>,
+    ) -> Result<Conv, String> {
+        use crate::window::{Axis, Rounding, Window};
+        let point = Axis::new(1, 1, 1, 1, 0, 0, Rounding::Floor)?;
+        let geometry = Geometry::new(rows, inner, columns, 1, Window::flat(point))?;
+        Ok(Conv::new(geometry, weights, zero_point, bias))
+    }
+
+    /// [`Conv::new`] for a given form.
+    ///
+    /// # Panics
+    /// As [`Conv::new`].
+    pub fn with_form(
+        form: Form,
+        geometry: Geometry,
+        weights: &[i8],
+        zero_point: u8,
+        bias: Option<&[i32]>,
+    ) -> Conv {
+        let Geometry { in_channels, out_channels, groups, window, .. } = geometry;
+        assert_eq!(weights.len(), geometry.weight_len(), "weights of {geometry:?}");
+        assert!(bias.is_none_or(|bias| bias.len() == out_channels), "bias of {geometry:?}");
+        let mut bias = bias.map_or_else(|| vec![0; out_channels], <[i32]>::to_vec);
+        let (inputs, outputs, kernel) = (in_channels / groups, out_channels / groups, window.kernel_len());
+        let weights = if groups > 1 && inputs == 1 && outputs == 1 {
+            let tap = |i: usize| i32::from(weights[i % groups * kernel + i / groups]);
+            Weights::Depthwise((0..kernel * groups).map(tap).collect())
+        } else {
+            let len = inputs * kernel;
+            for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(len)) {
+                let sum = weights.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
+                *bias = bias.wrapping_sub(sum.wrapping_mul(zero_point.into()));
+            }
+            let group = |group: usize| {
+                let weights = &weights[group * outputs * len..];
+                let at = |i: usize| i % inputs * kernel + i / inputs;
+                Columns::new(form, outputs, len, |column, i| weights[column * len + at(i)])
+            };
+            Weights::Packed((0..groups).map(group).collect())
+        };
+        Conv { geometry, form, zero_point, bias, weights }
+    }
+
+    /// The shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Length of the workspace, in `u32`.
+    pub fn workspace(&self) -> usize {
+        match &self.weights {
+            Weights::Depthwise(_) => 0,
+            Weights::Packed(groups) => {
+                let blocks = self.blocks();
+                blocks.parts * self.block_words(blocks, &groups[0])
+            }
+        }
+    }
+
+    /// Words that a part needs: the packed rows of a block, and one patch of codes.
+    fn block_words(&self, blocks: Blocks, columns: &Columns) -> usize {
+        (blocks.rows + 1) * columns.words()
+    }
+
+    fn blocks(&self) -> Blocks {
+        let geometry = &self.geometry;
+        let rows = geometry.batch * geometry.window.output_len();
+        let words = self.form.words(geometry.weight_len() / geometry.out_channels);
+        let block = (BLOCK_WORDS / words / MAX_ROWS * MAX_ROWS).clamp(MAX_ROWS, BLOCK_ROWS).min(rows.max(1));
+        let blocks = rows.div_ceil(block);
+        let part_rows = blocks.div_ceil(PARTS).max(1) * block;
+        Blocks { rows: block, part_rows, parts: rows.div_ceil(part_rows) }
+    }
+
+    /// The codes of the result: `round(f32(sum) * scale[o]) + y_zero_point`, saturated. `scale` is `(s_x s_w) / s_y` per
+    /// output channel.
+    ///
+    /// # Panics
+    /// When a slice has not the length of its shape, or `workspace` is shorter than [`Conv::workspace`].
+    pub fn codes(&self, x: &[u8], scale: &[f32], y_zero_point: u8, y: &mut [u8], workspace: &mut [u32]) {
+        self.run(x, scale, y_zero_point.into(), y, workspace);
+    }
+
+    /// The values of the result, `f32(sum) * scale[o]` with `s_x s_w` as scale.
+    ///
+    /// # Panics
+    /// As [`Conv::codes`].
+    pub fn values(&self, x: &[u8], scale: &[f32], y: &mut [f32], workspace: &mut [u32]) {
+        self.run(x, scale, 0.0, y, workspace);
+    }
+
+    /// The sums themselves, bias included.
+    #[cfg(test)]
+    fn sums(&self, x: &[u8], y: &mut [i32], workspace: &mut [u32]) {
+        self.run(x, &vec![1.0; self.geometry.out_channels], 0.0, y, workspace);
+    }
+
+    fn run<T: Store>(&self, x: &[u8], scale: &[f32], zero_point: f32, y: &mut [T], workspace: &mut [u32]) {
+        let (geometry, channels) = (&self.geometry, self.geometry.out_channels);
+        assert_eq!(
+            (x.len(), y.len()),
+            (geometry.input_len(), geometry.output_len()),
+            "slices of {geometry:?}"
+        );
+        assert_eq!(scale.len(), channels, "scales of {geometry:?}");
+        match &self.weights {
+            Weights::Depthwise(weights) => {
+                let job = Depthwise { conv: self, weights, x, scale, zero_point };
+                let rows = (parallel::CHUNK / channels).max(1);
+                parallel::for_each_chunk(y, rows * channels, |i, y| job.run(self.form, i * rows, y));
+            }
+            Weights::Packed(groups) => {
+                let blocks = self.blocks();
+                let words = self.block_words(blocks, &groups[0]).max(1);
+                let workspace = &mut workspace[..blocks.parts * words];
+                let part_len = blocks.part_rows * channels;
+                parallel::for_each_chunk2(y, part_len, workspace, words, |part, y, workspace| {
+                    for (i, y) in y.chunks_mut(blocks.rows * channels).enumerate() {
+                        let first = part * blocks.part_rows + i * blocks.rows;
+                        for (group, columns) in groups.iter().enumerate() {
+                            self.block(x, first, group, columns, scale, zero_point, y, workspace);
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// The results of one group at the output positions from `first` on that `y` has room for.
+    #[allow(clippy::too_many_arguments)]
+    fn block<T: Store>(
+        &self,
+        x: &[u8],
+        first: usize,
+        group: usize,
+        columns: &Columns,
+        scale: &[f32],
+        zero_point: f32,
+        y: &mut [T],
+        workspace: &mut [u32],
+    ) {
+        let Geometry { out_channels, groups, .. } = self.geometry;
+        let outputs = out_channels / groups;
+        let rows = y.len() / out_channels;
+        let (patch, packed) = workspace.split_at_mut(columns.words());
+        let packed = &mut packed[..rows * columns.words()];
+        match self.form {
+            Form::Scalar => {
+                self.pack(x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed)
+            }
+            // SAFETY: every other form implies AVX2, and `Columns` are multiplied on CPUs that have the form only.
+            #[cfg(target_arch = "x86_64")]
+            _ if Form::Avx2.available() => unsafe {
+                pack_avx2(self, x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed);
+            },
+            _ => self.pack(x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed),
+        }
+        let target = Target {
+            y,
+            rows,
+            stride: out_channels,
+            first: group * outputs,
+            bias: &self.bias[group * outputs..][..outputs],
+            scale: &scale[group * outputs..][..outputs],
+            zero_point,
+        };
+        multiply(packed, columns, target);
+    }
+
+    /// Packs the patches of a group at the output positions from `first` on, one to each row of `words` words.
+    #[inline(always)]
+    fn pack(&self, x: &[u8], first: usize, group: usize, words: usize, patch: &mut [u8], packed: &mut [u32]) {
+        let Geometry { in_channels, groups, window, .. } = self.geometry;
+        let (h, w) = (&window.height, &window.width);
+        let inputs = in_channels / groups;
+        let len = inputs * window.kernel_len();
+        let mut packed = packed.chunks_exact_mut(words);
+        for (image, row, column, length) in runs(first, packed.len(), h.output, w.output) {
+            let image = &x[image * window.input_len() * in_channels..];
+            let row = h.taps(row);
+            for (column, packed) in (column..column + length).zip(&mut packed) {
+                let column = w.taps(column);
+                // Neighbouring positions of the kernel meet neighbouring inputs: one run of memory.
+                let joined = groups == 1 && w.dilation == 1;
+                let (runs, run) = if joined { (1, column.count * inputs) } else { (column.count, inputs) };
+                let at = |i: usize, j: usize| {
+                    let source = row.source_at(i) * w.input + column.source_at(j);
+                    source * in_channels + group * inputs
+                };
+                if row.count * column.count == window.kernel_len() && row.count == 1 && runs == 1 {
+                    self.form.pack_row(&image[at(0, 0)..][..len], packed);
+                    continue;
+                }
+                let patch = &mut patch[..len];
+                if row.count * column.count < window.kernel_len() {
+                    patch.fill(self.zero_point);
+                }
+                for i in 0..row.count {
+                    for j in 0..runs {
+                        let tap = row.kernel_at(i) * w.kernel + column.kernel_at(j);
+                        patch[tap * inputs..][..run].copy_from_slice(&image[at(i, j)..][..run]);
+                    }
+                }
+                self.form.pack_row(patch, packed);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn pack_avx2(
+    conv: &Conv,
+    x: &[u8],
+    first: usize,
+    group: usize,
+    words: usize,
+    patch: &mut [u8],
+    packed: &mut [u32],
+) {
+    conv.pack(x, first, group, words, patch, packed);
+}
+
+/// A depthwise convolution at work.
+struct Depthwise<'a> {
+    conv: &'a Conv,
+    /// `(kernel positions, C)`.
+    weights: &'a [i32],
+    x: &'a [u8],
+    scale: &'a [f32],
+    zero_point: f32,
+}
+
+impl Depthwise<'_> {
+    /// Fills the output positions from `first` on that `y` has room for.
+    fn run<T: Store>(&self, form: Form, first: usize, y: &mut [T]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<T: Store>(job: &Depthwise<'_>, first: usize, y: &mut [T]) {
+                job.body(first, y);
+            }
+            if form != Form::Scalar && Form::Avx2.available() {
+                // SAFETY: the CPU has AVX2 and FMA.
+                return unsafe { avx2(self, first, y) };
+            }
+        }
+        let _ = form;
+        self.body(first, y);
+    }
+
+    #[inline(always)]
+    fn body<T: Store>(&self, first: usize, y: &mut [T]) {
+        let Geometry { in_channels: channels, window, .. } = self.conv.geometry;
+        let (h, w) = (&window.height, &window.width);
+        let x_zero = i32::from(self.conv.zero_point);
+        let mut done = 0;
+        for (image, row, column, length) in runs(first, y.len() / channels, h.output, w.output) {
+            let image = &self.x[image * window.input_len() * channels..][..window.input_len() * channels];
+            let row = h.taps(row);
+            let mut columns = [Taps::NONE; RUN];
+            for (i, slot) in columns[..length].iter_mut().enumerate() {
+                *slot = w.taps(column + i);
+            }
+            let y = &mut y[done * channels..][..length * channels];
+            done += length;
+            lanes!(channels, c, LANES => {
+                let bias: &[i32; LANES] = load(&self.conv.bias, c);
+                let scale: &[f32; LANES] = load(self.scale, c);
+                for (p, column) in columns[..length].iter().enumerate() {
+                    let mut sums = *bias;
+                    for i in 0..row.count {
+                        for j in 0..column.count {
+                            let source = row.source_at(i) * w.input + column.source_at(j);
+                            let tap = row.kernel_at(i) * w.kernel + column.kernel_at(j);
+                            let x: &[u8; LANES] = load(image, source * channels + c);
+                            let weights: &[i32; LANES] = load(self.weights, tap * channels + c);
+                            for l in 0..LANES {
+                                sums[l] = sums[l].wrapping_add((i32::from(x[l]) - x_zero) * weights[l]);
+                            }
+                        }
+                    }
+                    let y: &mut [T; LANES] = load_mut(y, p * channels + c);
+                    for l in 0..LANES {
+                        y[l] = T::store(sums[l], scale[l], self.zero_point);
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::reference::{Draw, conv_forward, on_threads};
+    use crate::window::tests::draw_axis;
+    use crate::window::{Axis, Rounding, Window};
+
+    fn draw_conv(draw: &mut Draw) -> Geometry {
+        let mut window = Window::flat(draw_axis(draw, Rounding::Floor));
+        if draw.below(3) > 0 {
+            window.height = draw_axis(draw, Rounding::Floor);
+        }
+        let groups = [1, 1, 2, 5, 40][draw.below(5)];
+        let (inputs, outputs) = match draw.below(2) {
+            0 if groups > 1 => (1, 1),
+            _ => (1 + draw.below(5), 1 + draw.below(20)),
+        };
+        Geometry::new(1 + draw.below(2), groups * inputs, groups * outputs, groups, window).unwrap()
+    }
+
+    /// Exact sums from the definition. Padding has the value 0.
+    fn expected(geometry: &Geometry, x: &[u8], w: &[i8], zero_point: u8, bias: &[i32]) -> Vec<i32> {
+        let x: Vec<f32> = x.iter().map(|&x| f32::from(x) - f32::from(zero_point)).collect();
+        let w: Vec<f32> = w.iter().map(|&w| f32::from(w)).collect();
+        let bias: Vec<f32> = bias.iter().map(|&b| b as f32).collect();
+        conv_forward(geometry, &x, &w, Some(&bias)).into_iter().map(|y| y as i32).collect()
+    }
+
+    #[test]
+    fn sums_are_exact_in_every_form() {
+        let mut draw = Draw::new(11);
+        for round in 0..250 {
+            let geometry = draw_conv(&mut draw);
+            let x: Vec<u8> =
+                (0..geometry.input_len()).map(|_| [0, 255, draw.below(256) as u8][draw.below(3)]).collect();
+            let w: Vec<i8> = (0..geometry.weight_len())
+                .map(|_| [-128, 127, draw.below(256) as u8 as i8][draw.below(3)])
+                .collect();
+            let bias: Vec<i32> = (0..geometry.out_channels).map(|_| draw.below(9999) as i32 - 5000).collect();
+            let zero_point = [0, 128, 255, draw.below(256) as u8][round % 4];
+            let expected = expected(&geometry, &x, &w, zero_point, &bias);
+            for form in Form::ALL.into_iter().filter(|form| form.available()) {
+                let conv = Conv::with_form(form, geometry, &w, zero_point, Some(&bias));
+                let run = || {
+                    let mut y = vec![7; geometry.output_len()];
+                    conv.sums(&x, &mut y, &mut vec![u32::MAX; conv.workspace()]);
+                    y
+                };
+                let y = on_threads(1, run);
+                assert_eq!(y, expected, "{form:?} {geometry:?}");
+                assert_eq!(y, on_threads(3, run));
+            }
+        }
+    }
+
+    #[test]
+    fn many_blocks_and_parts() {
+        let axis = Axis::new(60, 3, 1, 1, 1, 1, Rounding::Floor).unwrap();
+        let window = Window { height: axis, width: axis };
+        let mut draw = Draw::new(12);
+        for (channels, outputs, groups) in [(4, 5, 1), (24, 24, 24)] {
+            let geometry = Geometry::new(6, channels, outputs, groups, window).unwrap();
+            let x: Vec<u8> = (0..geometry.input_len()).map(|_| draw.below(256) as u8).collect();
+            let w: Vec<i8> = (0..geometry.weight_len()).map(|_| draw.below(256) as u8 as i8).collect();
+            let conv = Conv::new(geometry, &w, 3, None);
+            if groups == 1 {
+                assert!(conv.blocks().parts > 10 && conv.blocks().part_rows > conv.blocks().rows);
+            }
+            let run = || {
+                let mut y = vec![7; geometry.output_len()];
+                conv.sums(&x, &mut y, &mut vec![u32::MAX; conv.workspace()]);
+                y
+            };
+            let y = on_threads(3, run);
+            assert_eq!(y, expected(&geometry, &x, &w, 3, &vec![0; outputs]));
+            assert_eq!(y, on_threads(1, run));
+        }
+    }
+
+    #[test]
+    fn results_are_rounded_once() {
+        let (rows, columns, inner) = (5, 19, 33);
+        let mut draw = Draw::new(13);
+        let x: Vec<u8> = (0..rows * inner).map(|_| draw.below(256) as u8).collect();
+        let w: Vec<i8> = (0..columns * inner).map(|_| draw.below(256) as u8 as i8).collect();
+        let bias: Vec<i32> = (0..columns).map(|_| draw.below(9999) as i32).collect();
+        let scale: Vec<f32> = (0..columns).map(|c| 0.5f32.powi(8 + c as i32 % 5)).collect();
+        let conv = Conv::product(rows, columns, inner, &w, 100, Some(&bias)).unwrap();
+        let mut workspace = vec![0; conv.workspace()];
+        let mut sums = vec![0; rows * columns];
+        conv.sums(&x, &mut sums, &mut workspace);
+        for (i, &sum) in sums.iter().enumerate() {
+            let (x, w) = (&x[i / columns * inner..][..inner], &w[i % columns * inner..][..inner]);
+            let products = x.iter().zip(w).map(|(&x, &w)| (i32::from(x) - 100) * i32::from(w));
+            assert_eq!(sum, bias[i % columns] + products.sum::<i32>());
+        }
+        let (mut codes, mut values) = (vec![0; sums.len()], vec![0.0; sums.len()]);
+        conv.codes(&x, &scale, 7, &mut codes, &mut workspace);
+        conv.values(&x, &scale, &mut values, &mut workspace);
+        for (i, (&code, &value)) in codes.iter().zip(&values).enumerate() {
+            assert_eq!(value, sums[i] as f32 * scale[i % columns]);
+            assert_eq!(f32::from(code), (value.round_ties_even() + 7.0).clamp(0.0, 255.0));
+        }
+        assert!(codes.contains(&0) && codes.contains(&255));
+    }
+}
