@@ -130,20 +130,6 @@ pub fn run_folder(folder: impl AsRef<Path>) -> Result<Report, Error> {
     Ok(Report { files })
 }
 
-/// Runs folders one after the other, prints their reports, and answers whether nothing failed.
-///
-/// # Errors
-/// As [`run_folder`].
-pub fn command(folders: &[PathBuf], mut print: impl FnMut(&Report)) -> Result<bool, Error> {
-    let mut all_well = true;
-    for folder in folders {
-        let report = run_folder(folder)?;
-        print(&report);
-        all_well &= report.failed() == 0;
-    }
-    Ok(all_well)
-}
-
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
     serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })
