@@ -3,7 +3,7 @@
 use crate::meta::DEFAULT_OPSET;
 use crate::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::{Meta, ModelError, attributes, subgraph, tensors, types};
-use ir::{Graph, Kind, NodeId, OnnxForm, Opaque, Value, ValueId};
+use ir::{Attr, Graph, Kind, NodeId, OnnxForm, Opaque, Value, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use tensor::DType;
 
@@ -187,8 +187,17 @@ impl Writer<'_> {
             input.resize(input.len().max(slot + 1), String::new());
             input[slot] = name;
         }
+        let mut attrs = form.attrs;
+        for (slot, name) in form.as_attrs {
+            let Some(value) = node.ins.get(slot).copied().flatten() else { continue };
+            let constant = self.graph.constant(value).ok_or_else(|| {
+                format!("at opset {} its {name} must be constant, but input {slot} is computed", self.opset)
+            })?;
+            attrs.set(&name, Attr::Ints(constant.to_i64()));
+            input[slot].clear();
+        }
         let mut attribute = Vec::new();
-        for (name, attr) in form.attrs.iter() {
+        for (name, attr) in attrs.iter() {
             attribute.push(attributes::write(name, attr)?);
         }
         // Sub-graphs read by name, and a pass may have put another value there.

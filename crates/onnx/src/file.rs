@@ -153,9 +153,11 @@ mod tests {
         let refused =
             [dir.path().to_path_buf(), dir.path().join("none/f"), file.join("f"), PathBuf::from("/")];
         for path in refused {
-            let message = Draft::new(&path).err().map(|e| e.to_string()).unwrap();
+            let message = crate::check_writable(&path).unwrap_err().to_string();
             assert!(message.contains("cannot be written"), "{message}");
         }
+        crate::check_writable(dir.path().join("new")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         #[cfg(unix)]
         assert!(Draft::new(Path::new("/dev/null")).is_err(), "a device must not be replaced by a file");
     }

@@ -233,6 +233,10 @@ impl Reader<'_> {
         let op = match parsed {
             Some(parsed) => {
                 let parsed = parsed.map_err(error)?;
+                for (from, to) in parsed.moved {
+                    ins.resize(ins.len().max(from.max(to) + 1), None);
+                    ins[to] = ins[from].take();
+                }
                 for (slot, tensor) in parsed.inputs {
                     ins.resize(ins.len().max(slot + 1), None);
                     ins[slot] = Some(self.graph.add_const(&format!("{base}_input{slot}"), tensor));

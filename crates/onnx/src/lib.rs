@@ -77,3 +77,11 @@ pub fn save(
     let (model, notes) = export(graph, meta, options.opset).map_err(error)?;
     Ok(Saved { files: write_model(&model, path, options.weights)?, notes })
 }
+
+/// Whether a file can be written at `path`, asked before hours of work and without leaving a trace.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<(), Error> {
+    file::Draft::new(path.as_ref()).map(drop)
+}

@@ -33,10 +33,13 @@ pub(crate) fn free_names(graph: &GraphProto) -> Vec<String> {
     free
 }
 
-/// Names that the sub-graphs among a node's attributes read from around the node, in order of appearance.
-pub(crate) fn captured<'a>(attributes: impl IntoIterator<Item = &'a AttributeProto>) -> Vec<String> {
+/// Names that the sub-graphs among a node's attributes read from around the node, in order of appearance in the
+/// attributes by name: a file may have them in another order than [`ir::Attrs`].
+pub(crate) fn captured(attributes: &[AttributeProto]) -> Vec<String> {
+    let mut sorted: Vec<&AttributeProto> = attributes.iter().collect();
+    sorted.sort_by_key(|a| a.name());
     let mut names: Vec<String> = Vec::new();
-    for name in attributes.into_iter().flat_map(graphs).flat_map(free_names) {
+    for name in sorted.into_iter().flat_map(graphs).flat_map(free_names) {
         if !names.contains(&name) {
             names.push(name);
         }

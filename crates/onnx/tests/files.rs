@@ -7,7 +7,8 @@ mod common;
 use onnx_qat_onnx as onnx;
 
 use common::{Nothing, text};
-use onnx::{SaveOptions, Weights, export, import, load, read_model, save, write_model};
+use onnx::{Error, ModelError, SaveOptions, Weights, export, import, load, read_model, save, write_model};
+use prost::Message;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -49,12 +50,20 @@ fn graphs_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("copy.onnx");
     for path in all() {
-        let (g, meta) = load(&path, &Nothing).unwrap();
+        let (g, meta) = match load(&path, &Nothing) {
+            Err(Error::Model { source: ModelError::Opset { .. }, .. }) => {
+                println!("skipping {}: its opset is not read", path.display());
+                continue;
+            }
+            loaded => loaded.unwrap(),
+        };
         g.check().unwrap();
         let opset = (13..=20).contains(&meta.opset()).then(|| meta.opset());
         save(&g, &meta, &copy, &SaveOptions { opset, weights: Weights::Auto }).unwrap();
         let (again, meta_again) = load(&copy, &Nothing).unwrap();
-        assert_eq!(text(&g), text(&again), "{}", path.display());
+        let (before, after) = (text(&g), text(&again));
+        let difference = before.lines().zip(after.lines()).find(|(a, b)| a != b);
+        assert!(before == after, "{}: {difference:?}", path.display());
 
         // Every node that is not a constant is there as it was, but for its name where that was empty or repeated,
         // and for omitted operands at the end.
@@ -70,13 +79,15 @@ fn graphs_come_back() {
                 n.domain = n.domain.take().filter(|d| !d.is_empty());
                 n.attribute.sort_by(|a, b| a.name().cmp(b.name()));
             }
-            nodes
+            // Bytes, because NaN is not equal to itself.
+            nodes.iter().map(Message::encode_to_vec).collect::<Vec<_>>()
         };
         assert!(nodes(&path) == nodes(&copy), "{}: nodes changed", path.display());
 
         // From then on nothing changes at all.
         let (model, _) = export(&again, &meta_again, opset).unwrap();
         let (third, meta_third) = import(model.clone(), &Nothing).unwrap();
-        assert!(export(&third, &meta_third, opset).unwrap().0 == model, "{}", path.display());
+        let again = export(&third, &meta_third, opset).unwrap().0;
+        assert!(again.encode_to_vec() == model.encode_to_vec(), "{}", path.display());
     }
 }

@@ -108,7 +108,7 @@ impl Op for Scale {
             return Err("Scale was removed".into());
         }
         let inputs = vec![(1, Tensor::scalar(self.0))];
-        Ok(OnnxForm { op_type: "Scale".into(), attrs: Attrs::new(), inputs })
+        Ok(OnnxForm { op_type: "Scale".into(), attrs: Attrs::new(), inputs, ..OnnxForm::default() })
     }
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         Ok(vec![cx.float(0)?.clone()])
