@@ -249,7 +249,7 @@ pub enum QuantRole {
 }
 
 /// What [`Op::to_onnx`] gives the writer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OnnxForm {
     /// Operator type.
     pub op_type: String,
@@ -257,6 +257,9 @@ pub struct OnnxForm {
     pub attrs: Attrs,
     /// Constants to pass as further inputs: slot and value (attributes of ours that are inputs there).
     pub inputs: Vec<(usize, Tensor)>,
+    /// Operands to pass as attributes instead (inputs of ours that are integer attributes there): slot and name. They
+    /// must be constant.
+    pub as_attrs: Vec<(usize, String)>,
 }
 
 /// One operator with its attributes: everything the compiler knows of it, in one file of the `ops` crate.
@@ -279,7 +282,7 @@ pub trait Op: Any + Debug + Send + Sync {
     /// # Errors
     /// When the operator, as it is, cannot be expressed there.
     fn to_onnx(&self, _opset: i64) -> Result<OnnxForm, String> {
-        Ok(OnnxForm { op_type: self.name().to_string(), attrs: self.attrs(), inputs: Vec::new() })
+        Ok(OnnxForm { op_type: self.name().to_string(), attrs: self.attrs(), ..OnnxForm::default() })
     }
 
     /// Types of the results.
@@ -344,11 +347,13 @@ pub struct Parsed {
     pub op: Arc<dyn Op>,
     /// Inputs to add: slot and value.
     pub inputs: Vec<(usize, Tensor)>,
+    /// Inputs that stood elsewhere in older opsets: slot in the file and slot of ours. Done before adding.
+    pub moved: Vec<(usize, usize)>,
 }
 
 impl<T: Op> From<T> for Parsed {
     fn from(op: T) -> Parsed {
-        Parsed { op: Arc::new(op), inputs: Vec::new() }
+        Parsed { op: Arc::new(op), inputs: Vec::new(), moved: Vec::new() }
     }
 }
 

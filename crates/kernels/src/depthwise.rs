@@ -4,10 +4,12 @@
 //! that all loops run over neighbouring channels. Forward pass and input gradient are the same gathering loop; they
 //! differ in which positions meet ([`Axis::taps`] or [`Axis::grad_taps`]).
 
+#![allow(unsafe_code)]
+
 use crate::conv::Conv;
 use crate::parallel;
 use crate::relayout::permute;
-use crate::simd::{Isa, dispatch, lanes, load, load_mut};
+use crate::simd::{Isa, Vector, dispatch, dispatch_vectors, load};
 use crate::window::{Axis, RUN, Taps, Window, runs};
 use std::ops::Range;
 
@@ -26,38 +28,27 @@ pub(crate) fn forward(
     workspace: &mut [f32],
 ) {
     let (isa, channels, multiplier) = (Isa::detect(), conv.in_channels, conv.out_channels / conv.in_channels);
-    let (source, target) = (conv.window.input_len() * channels, extent(&conv.window, |axis| axis.output));
+    let (source, target) = (extent(&conv.window, |axis| axis.input), extent(&conv.window, |axis| axis.output));
     let weights = pack(conv, w, workspace);
-    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, |run, y| {
-        match multiplier {
-            1 => correlate(isa, run, conv.window.width.input, channels, bias, y),
-            _ => correlate_multiplied(isa, run, conv.window.width.input, channels, multiplier, bias, y),
-        }
+    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, 1, |run, y| match multiplier {
+        1 => correlate(isa, run, channels, bias, y),
+        _ => correlate_multiplied(isa, run, channels, multiplier, bias, y),
     });
 }
 
 /// See [`crate::conv::input_grad`].
 pub(crate) fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
     let (isa, channels, multiplier) = (Isa::detect(), conv.in_channels, conv.out_channels / conv.in_channels);
-    let (source, target) =
-        (conv.window.output_len() * conv.out_channels, extent(&conv.window, |axis| axis.input));
+    let (source, target) = (extent(&conv.window, |axis| axis.output), extent(&conv.window, |axis| axis.input));
     let weights = pack(conv, w, workspace);
-    sweep(
-        &conv.window,
-        dy,
-        source,
-        weights,
-        dx,
-        target,
-        channels,
-        Axis::grad_taps,
-        |run, dx| match multiplier {
-            1 => correlate(isa, run, conv.window.width.output, channels, None, dx),
-            _ => contract(isa, run, conv.window.width.output, channels, multiplier, dx),
-        },
-    );
+    let period = conv.window.width.stride;
+    sweep(&conv.window, dy, source, weights, dx, target, channels, Axis::grad_taps, period, |run, dx| match multiplier {
+        1 => correlate(isa, run, channels, None, dx),
+        _ => contract(isa, run, channels, multiplier, dx),
+    });
 }
 
+/// Rows and columns of one side of a window.
 fn extent(window: &Window, length: impl Fn(&Axis) -> usize) -> (usize, usize) {
     (length(&window.height), length(&window.width))
 }
@@ -73,39 +64,49 @@ fn pack<'a>(conv: &Conv, w: &[f32], workspace: &'a mut [f32]) -> &'a [f32] {
 /// positions that meet, for the row of the run and for each of its columns.
 struct Run<'a> {
     image: &'a [f32],
+    /// Rows and columns of the image.
+    size: (usize, usize),
     weights: &'a [f32],
-    kernel_width: usize,
+    window: &'a Window,
     row: Taps,
     columns: &'a [Taps],
+    /// Distance between columns that see the same kernel positions, away from the border.
+    period: usize,
 }
 
-impl Run<'_> {
-    /// Calls `f(source position, kernel position)` for every pair that meets at a column.
-    #[inline(always)]
-    fn for_each_tap(&self, column: &Taps, source_width: usize, mut f: impl FnMut(usize, usize)) {
-        for i in 0..self.row.count {
-            let source = self.row.source_at(i) * source_width;
-            let kernel = self.row.kernel_at(i) * self.kernel_width;
-            for j in 0..column.count {
-                f(source + column.source_at(j), kernel + column.kernel_at(j));
+/// Runs a block for every pair that meets at a column, with the position of the source and that of the kernel. A macro,
+/// as sums stay in registers only where the loop is in the same function before it is optimized.
+macro_rules! for_taps {
+    ($run:expr, $column:expr, ($source:ident, $kernel:ident) => $body:block) => {
+        for i in 0..$run.row.count {
+            let source_row = $run.row.source_at(i) * $run.size.1;
+            let kernel_row = $run.row.kernel_at(i) * $run.window.width.kernel;
+            for j in 0..$column.count {
+                let $source = source_row + $column.source_at(j);
+                let $kernel = kernel_row + $column.kernel_at(j);
+                $body
             }
         }
-    }
+    };
 }
 
 /// Fills `target`, images of `(rows, columns, channels)`, run by run: `kernel` gets the run and the part of the target.
+/// `source` is images of the given size.
 #[allow(clippy::too_many_arguments)]
 fn sweep(
     window: &Window,
     source: &[f32],
-    source_image: usize,
+    size: (usize, usize),
     weights: &[f32],
     target: &mut [f32],
     (height, width): (usize, usize),
     channels: usize,
     taps: impl Fn(&Axis, usize) -> Taps + Sync + Send,
+    period: usize,
     kernel: impl Fn(&Run<'_>, &mut [f32]) + Sync + Send,
 ) {
+    let images = (target.len() / (height * width * channels)).max(1);
+    let image_len = source.len() / images;
     let positions = (parallel::CHUNK / channels).max(1);
     parallel::for_each_chunk(target, positions * channels, |chunk, target| {
         let mut rest = target;
@@ -117,46 +118,148 @@ fn sweep(
                 *slot = taps(&window.width, column + i);
             }
             let run = Run {
-                image: &source[image * source_image..][..source_image],
+                image: &source[image * image_len..][..image_len],
+                size,
                 weights,
-                kernel_width: window.width.kernel,
+                window,
                 row: taps(&window.height, row),
                 columns: &columns[..length],
+                period,
             };
             kernel(&run, part);
         }
     });
 }
 
-dispatch! {
-    /// `target[p, c] = bias[c] + sum over taps of source[tap, c] * weights[tap, c]`, summed in that order.
-    fn correlate(
-        run: &Run<'_>,
-        source_width: usize,
-        channels: usize,
-        bias: Option<&[f32]>,
-        target: &mut [f32],
-    ) {
-        lanes!(channels, c, LANES => {
-            let start: [f32; LANES] = bias.map_or([0.0; LANES], |bias| *load(bias, c));
-            for (p, column) in run.columns.iter().enumerate() {
-                let mut sum = start;
-                run.for_each_tap(column, source_width, |source, kernel| {
-                    let x: &[f32; LANES] = load(run.image, source * channels + c);
-                    let w: &[f32; LANES] = load(run.weights, kernel * channels + c);
-                    for l in 0..LANES {
-                        sum[l] += x[l] * w[l];
-                    }
-                });
-                *load_mut(target, p * channels + c) = sum;
-            }
-        });
-    }
+/// `target[p, c] = bias[c] + sum over taps of source[tap, c] * weights[tap, c]`, summed in that order.
+fn correlate(isa: Isa, run: &Run<'_>, channels: usize, bias: Option<&[f32]>, target: &mut [f32]) {
+    let (rows, columns) = run.size;
+    let (height, width) = (run.window.height.kernel, run.window.width.kernel);
+    // All that the loops below, which do not check bounds, rely on.
+    let positions_fit =
+        run.row.fits(rows, height) && run.columns.iter().all(|column| column.fits(columns, width));
+    assert!(
+        positions_fit
+            && run.image.len() == rows * columns * channels
+            && run.weights.len() == height * width * channels
+            && target.len() == run.columns.len() * channels
+            && bias.is_none_or(|bias| bias.len() == channels)
+    );
+    correlate_all(isa, run, channels, bias, target);
+}
 
+dispatch_vectors! {
+    fn correlate_all<V>(run: &Run<'_>, channels: usize, bias: Option<&[f32]>, target: &mut [f32]) {
+        correlate_from::<V>(run, channels, bias, 0, target);
+    }
+}
+
+/// [`correlate`] for the channels from `first` on.
+#[inline(always)]
+fn correlate_from<V: Vector>(
+    run: &Run<'_>,
+    channels: usize,
+    bias: Option<&[f32]>,
+    first: usize,
+    target: &mut [f32],
+) {
+    let mut c = first;
+    while c + 2 * V::LANES <= channels {
+        correlate_columns::<V, 2>(run, channels, bias, c, target);
+        c += 2 * V::LANES;
+    }
+    while c + V::LANES <= channels {
+        correlate_columns::<V, 1>(run, channels, bias, c, target);
+        c += V::LANES;
+    }
+    if V::LANES > 1 && c < channels {
+        correlate_from::<V::Narrower>(run, channels, bias, c, target);
+    }
+}
+
+/// [`correlate`] for `VECTORS` vectors of channels from `first` on.
+#[inline(always)]
+fn correlate_columns<V: Vector, const VECTORS: usize>(
+    run: &Run<'_>,
+    channels: usize,
+    bias: Option<&[f32]>,
+    first: usize,
+    target: &mut [f32],
+) {
+    let start: [V; VECTORS] = std::array::from_fn(|v| match bias {
+        // SAFETY: `correlate` checked that there is a bias for every channel.
+        Some(bias) => unsafe { V::load(bias.as_ptr().add(first + v * V::LANES)) },
+        None => V::splat(0.0),
+    });
+    for phase in 0..run.period {
+        let mut p = phase;
+        while let Some(column) = run.columns.get(p) {
+            // Columns that see the same kernel positions share the loads of weights.
+            let others = [1, 2, 3].map(|q| run.columns.get(p + q * run.period));
+            p += if let [Some(b), Some(c), Some(d)] = others
+                && [b, c, d].iter().all(|other| other.has_kernel_of(column))
+            {
+                correlate_at::<V, VECTORS, 4>(run, channels, start, [column, b, c, d], p, first, target)
+            } else {
+                correlate_at::<V, VECTORS, 1>(run, channels, start, [column], p, first, target)
+            };
+        }
+    }
+}
+
+/// [`correlate_columns`] for the columns `p`, `p + period`, ..., which see the same kernel positions. Returns how many
+/// columns on the next one is.
+#[inline(always)]
+fn correlate_at<V: Vector, const VECTORS: usize, const COUNT: usize>(
+    run: &Run<'_>,
+    channels: usize,
+    start: [V; VECTORS],
+    columns: [&Taps; COUNT],
+    p: usize,
+    c: usize,
+    target: &mut [f32],
+) -> usize {
+    let column = columns[0];
+    let shifts = columns.map(|other| (other.source as isize - column.source as isize) * channels as isize);
+    let x_step = column.source_step * channels as isize;
+    let w_step = column.kernel_step * channels;
+    let mut sums = [start; COUNT];
+    for i in 0..run.row.count {
+        let source = run.row.source_at(i) * run.size.1 + column.source;
+        let kernel = run.row.kernel_at(i) * run.window.width.kernel + column.kernel;
+        let mut x = run.image.as_ptr().wrapping_add(source * channels + c);
+        let mut w = run.weights.as_ptr().wrapping_add(kernel * channels + c);
+        for _ in 0..column.count {
+            // SAFETY: `correlate` checked that the positions of all taps lie in the image and the kernel, which have
+            // `channels` values each; the columns see the same kernel positions; and the caller handles channels below
+            // `channels` only.
+            unsafe {
+                let w: [V; VECTORS] = std::array::from_fn(|v| V::load(w.wrapping_add(v * V::LANES)));
+                for (sums, &shift) in sums.iter_mut().zip(&shifts) {
+                    let x = x.wrapping_offset(shift);
+                    for v in 0..VECTORS {
+                        sums[v] = sums[v].add(V::load(x.wrapping_add(v * V::LANES)).mul(w[v]));
+                    }
+                }
+            }
+            x = x.wrapping_offset(x_step);
+            w = w.wrapping_add(w_step);
+        }
+    }
+    for (q, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
+            let at = (p + q * run.period) * channels + c + v * V::LANES;
+            // SAFETY: `correlate` checked that the target has `channels` values for each column.
+            unsafe { sum.store(target.as_mut_ptr().add(at)) };
+        }
+    }
+    COUNT * run.period
+}
+
+dispatch! {
     /// [`correlate`] with `multiplier` filters for each channel of the source.
     fn correlate_multiplied(
         run: &Run<'_>,
-        source_width: usize,
         channels: usize,
         multiplier: usize,
         bias: Option<&[f32]>,
@@ -168,7 +271,7 @@ dispatch! {
                 Some(bias) => target.copy_from_slice(bias),
                 None => target.fill(0.0),
             }
-            run.for_each_tap(column, source_width, |source, kernel| {
+            for_taps!(run, column, (source, kernel) => {
                 let x = &run.image[source * channels..][..channels];
                 let w = &run.weights[kernel * outputs..][..outputs];
                 let groups = target.chunks_exact_mut(multiplier).zip(w.chunks_exact(multiplier));
@@ -182,7 +285,6 @@ dispatch! {
     /// The gathering of the input gradient with `multiplier` filters for each channel of the target.
     fn contract(
         run: &Run<'_>,
-        source_width: usize,
         channels: usize,
         multiplier: usize,
         target: &mut [f32],
@@ -190,7 +292,7 @@ dispatch! {
         let outputs = channels * multiplier;
         for (column, target) in run.columns.iter().zip(target.chunks_exact_mut(channels)) {
             target.fill(0.0);
-            run.for_each_tap(column, source_width, |source, kernel| {
+            for_taps!(run, column, (source, kernel) => {
                 let dy = &run.image[source * outputs..][..outputs];
                 let w = &run.weights[kernel * outputs..][..outputs];
                 let groups = dy.chunks_exact(multiplier).zip(w.chunks_exact(multiplier));
@@ -263,9 +365,27 @@ fn meeting(axis: &Axis, kernel: usize, outputs: Range<usize>) -> (Range<usize>, 
     (start..all.end.min(outputs.end).max(start), (kernel * axis.dilation).wrapping_sub(axis.pad_begin))
 }
 
-dispatch! {
-    /// `sums[tap, c] += sum over the given output rows of x[.., c] * dy[.., c]`.
-    fn add_weight_grad(
+/// `sums[tap, c] += sum over the given output rows of x[.., c] * dy[.., c]`.
+fn add_weight_grad(
+    isa: Isa,
+    window: &Window,
+    channels: usize,
+    x: &[f32],
+    dy: &[f32],
+    rows: Range<usize>,
+    sums: &mut [f32],
+) {
+    // With what `Axis::outputs` promises, all that the loops below, which do not check bounds, rely on.
+    assert!(
+        x.len() == window.input_len() * channels
+            && dy.len() == window.output_len() * channels
+            && sums.len() == window.kernel_len() * channels
+    );
+    add_weight_grad_all(isa, window, channels, x, dy, rows, sums);
+}
+
+dispatch_vectors! {
+    fn add_weight_grad_all<V>(
         window: &Window,
         channels: usize,
         x: &[f32],
@@ -273,33 +393,84 @@ dispatch! {
         rows: Range<usize>,
         sums: &mut [f32],
     ) {
-        let (height, width) = (&window.height, &window.width);
-        lanes!(channels, c, LANES => {
-            for ky in 0..height.kernel {
-                let (rows, y_offset) = meeting(height, ky, rows.clone());
-                for kx in 0..width.kernel {
-                    let (columns, x_offset) = meeting(width, kx, 0..width.output);
-                    let mut sum = [0.0; LANES];
-                    for row in rows.clone() {
-                        let source_row = (row * height.stride).wrapping_add(y_offset) * width.input;
-                        for column in columns.clone() {
-                            let source = source_row + (column * width.stride).wrapping_add(x_offset);
-                            let x: &[f32; LANES] = load(x, source * channels + c);
-                            let dy: &[f32; LANES] = load(dy, (row * width.output + column) * channels + c);
-                            for l in 0..LANES {
-                                sum[l] += x[l] * dy[l];
-                            }
-                        }
+        add_weight_grad_from::<V>(window, channels, x, dy, rows, 0, sums);
+    }
+}
+
+/// [`add_weight_grad`] for the channels from `first` on.
+#[inline(always)]
+fn add_weight_grad_from<V: Vector>(
+    window: &Window,
+    channels: usize,
+    x: &[f32],
+    dy: &[f32],
+    rows: Range<usize>,
+    first: usize,
+    sums: &mut [f32],
+) {
+    let mut c = first;
+    while c + 2 * V::LANES <= channels {
+        add_weight_grad_at::<V, 2>(window, channels, x, dy, rows.clone(), c, sums);
+        c += 2 * V::LANES;
+    }
+    while c + V::LANES <= channels {
+        add_weight_grad_at::<V, 1>(window, channels, x, dy, rows.clone(), c, sums);
+        c += V::LANES;
+    }
+    if V::LANES > 1 && c < channels {
+        add_weight_grad_from::<V::Narrower>(window, channels, x, dy, rows, c, sums);
+    }
+}
+
+/// [`add_weight_grad`] for `VECTORS` vectors of channels from `c` on.
+#[inline(always)]
+fn add_weight_grad_at<V: Vector, const VECTORS: usize>(
+    window: &Window,
+    channels: usize,
+    x: &[f32],
+    dy: &[f32],
+    rows: Range<usize>,
+    c: usize,
+    sums: &mut [f32],
+) {
+    let (height, width) = (&window.height, &window.width);
+    let x_step = width.stride * channels;
+    for ky in 0..height.kernel {
+        let (rows, y_offset) = meeting(height, ky, rows.clone());
+        for kx in 0..width.kernel {
+            let (columns, x_offset) = meeting(width, kx, 0..width.output);
+            let mut sum = [V::splat(0.0); VECTORS];
+            for row in rows.clone() {
+                let source_row = (row * height.stride).wrapping_add(y_offset) * width.input;
+                let source = source_row + (columns.start * width.stride).wrapping_add(x_offset);
+                let mut x = x.as_ptr().wrapping_add(source * channels + c);
+                let mut dy = dy.as_ptr().wrapping_add((row * width.output + columns.start) * channels + c);
+                for _ in columns.clone() {
+                    for (v, sum) in sum.iter_mut().enumerate() {
+                        let lane = v * V::LANES;
+                        // SAFETY: `meeting` gives output positions inside the output that meet positions inside the
+                        // input, `add_weight_grad` checked that both have `channels` values for each position, and the
+                        // caller handles channels below `channels` only.
+                        let (x, dy) = unsafe { (V::load(x.wrapping_add(lane)), V::load(dy.wrapping_add(lane))) };
+                        *sum = sum.add(x.mul(dy));
                     }
-                    let total: &mut [f32; LANES] = load_mut(sums, (ky * width.kernel + kx) * channels + c);
-                    for l in 0..LANES {
-                        total[l] += sum[l];
-                    }
+                    x = x.wrapping_add(x_step);
+                    dy = dy.wrapping_add(channels);
                 }
             }
-        });
+            for (v, sum) in sum.iter().enumerate() {
+                let at = (ky * width.kernel + kx) * channels + c + v * V::LANES;
+                // SAFETY: `add_weight_grad` checked that there are `channels` sums for each kernel position.
+                unsafe {
+                    let to = sums.as_mut_ptr().add(at);
+                    V::load(to).add(*sum).store(to);
+                }
+            }
+        }
     }
+}
 
+dispatch! {
     /// [`add_weight_grad`] with `multiplier` filters for each channel of the input.
     fn add_weight_grad_multiplied(
         window: &Window,

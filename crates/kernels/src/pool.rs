@@ -78,18 +78,19 @@ struct Run<'a> {
     channels: usize,
 }
 
-impl Run<'_> {
-    /// Calls `f(row, column, position)` for every position of the image that is read which meets the given column.
-    #[inline(always)]
-    fn for_each_tap(&self, column: &Taps, mut f: impl FnMut(usize, usize, usize)) {
-        for i in 0..self.row.count {
-            let row = self.row.source_at(i);
-            for j in 0..column.count {
-                let column = column.source_at(j);
-                f(row, column, row * self.width + column);
+/// Runs a block for every row, column and position of the image that is read which meets the given column of a run. A
+/// macro, as sums stay in registers only where the loop is in the same function before it is optimized.
+macro_rules! for_taps {
+    ($run:expr, $column:expr, ($source_row:ident, $source_column:ident, $position:ident) => $body:block) => {
+        for i in 0..$run.row.count {
+            let $source_row = $run.row.source_at(i);
+            for j in 0..$column.count {
+                let $source_column = $column.source_at(j);
+                let $position = $source_row * $run.width + $source_column;
+                $body
             }
         }
-    }
+    };
 }
 
 /// Calls `f(run, image, first position in the image, offset in the chunk, length)` for the runs of `count` output
@@ -250,7 +251,7 @@ dispatch! {
         lanes!(run.channels, c, LANES => {
             for (p, column) in run.columns.iter().enumerate() {
                 let (mut best, mut at) = ([f32::NEG_INFINITY; LANES], [-1i32; LANES]);
-                run.for_each_tap(column, |_, _, position| {
+                for_taps!(run, column, (_row, _column, position) => {
                     let x: &[f32; LANES] = load(x, position * run.channels + c);
                     for l in 0..LANES {
                         // The first input wins even as -inf, and a NaN over all but an earlier one.
@@ -269,7 +270,7 @@ dispatch! {
         lanes!(run.channels, c, LANES => {
             for (p, column) in run.columns.iter().enumerate() {
                 let (mut sum, own) = ([0.0; LANES], position + p as i32);
-                run.for_each_tap(column, |_, _, output| {
+                for_taps!(run, column, (_row, _column, output) => {
                     let dy: &[f32; LANES] = load(dy, output * run.channels + c);
                     let at: &[i32; LANES] = load(argmax, output * run.channels + c);
                     for l in 0..LANES {
@@ -293,7 +294,7 @@ dispatch! {
         lanes!(run.channels, c, LANES => {
             for (p, taps) in run.columns.iter().enumerate() {
                 let mut sum = [0.0; LANES];
-                run.for_each_tap(taps, |_, _, position| {
+                for_taps!(run, taps, (_row, _column, position) => {
                     let x: &[f32; LANES] = load(x, position * run.channels + c);
                     for l in 0..LANES {
                         sum[l] += x[l];
@@ -309,7 +310,7 @@ dispatch! {
         lanes!(run.channels, c, LANES => {
             for (p, taps) in run.columns.iter().enumerate() {
                 let mut sum = [0.0; LANES];
-                run.for_each_tap(taps, |row, column, output| {
+                for_taps!(run, taps, (row, column, output) => {
                     let dy: &[f32; LANES] = load(dy, output * run.channels + c);
                     let divisor = divisor(window, include_pad, row, column);
                     for l in 0..LANES {

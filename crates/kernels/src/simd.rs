@@ -104,18 +104,206 @@ macro_rules! __dispatch {
 
 pub use crate::__dispatch as dispatch;
 
-/// Runs a block over `channels` channels in groups of 32, then 8, then 1: `lanes!(channels, c, LANES => { .. })` binds
+/// A vector of `f32` in a register, for kernels that must keep many sums in registers, which the compiler does not do
+/// reliably for arrays. Lane by lane the same arithmetic in every form.
+///
+/// The wide forms may be used only inside [`dispatch_vectors!`], which runs them on a CPU that has them.
+#[allow(unsafe_code)]
+pub(crate) trait Vector: Copy {
+    /// Number of lanes.
+    const LANES: usize;
+    /// A narrower vector, for what does not fill this one; the narrowest is `f32`.
+    type Narrower: Vector;
+    /// All lanes the same.
+    fn splat(value: f32) -> Self;
+    /// The values from `from` on.
+    ///
+    /// # Safety
+    /// `from` must be valid for reads of [`LANES`](Self::LANES) values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Writes the lanes from `to` on.
+    ///
+    /// # Safety
+    /// `to` must be valid for writes of [`LANES`](Self::LANES) values.
+    unsafe fn store(self, to: *mut f32);
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self * other`, rounded.
+    fn mul(self, other: Self) -> Self;
+}
+
+#[allow(unsafe_code)]
+impl Vector for f32 {
+    const LANES: usize = 1;
+    type Narrower = f32;
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as the caller.
+        unsafe { from.read() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as the caller.
+        unsafe { to.write(self) }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self + other
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self * other
+    }
+}
+
+/// The form of every CPU.
+#[allow(unsafe_code)]
+impl Vector for [f32; 4] {
+    const LANES: usize = 4;
+    type Narrower = f32;
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        [value; 4]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as the caller; an array is aligned like its elements.
+        unsafe { from.cast::<Self>().read() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as the caller.
+        unsafe { to.cast::<Self>().write(self) }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        std::array::from_fn(|l| self[l] + other[l])
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        std::array::from_fn(|l| self[l] * other[l])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+pub(crate) mod wide {
+    //! Vectors of AVX and AVX-512.
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    macro_rules! vector {
+        ($type:ty, $lanes:literal, $narrower:ty, $set:ident, $load:ident, $store:ident, $add:ident, $mul:ident) => {
+            // All blocks are sound as the trait allows its use only where the CPU has the instructions.
+            impl Vector for $type {
+                const LANES: usize = $lanes;
+                type Narrower = $narrower;
+                #[inline(always)]
+                fn splat(value: f32) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $set(value) }
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: see above; the memory is valid by contract, and may be unaligned.
+                    unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as in `load`.
+                    unsafe { $store(to, self) }
+                }
+                #[inline(always)]
+                fn add(self, other: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $add(self, other) }
+                }
+                #[inline(always)]
+                fn mul(self, other: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $mul(self, other) }
+                }
+            }
+        };
+    }
+
+    vector!(
+        __m256,
+        8,
+        [f32; 4],
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_mul_ps
+    );
+    vector!(
+        __m512,
+        16,
+        __m256,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_mul_ps
+    );
+}
+
+/// [`dispatch!`](crate::simd::dispatch) for a body that is generic over a [`Vector`] type, which becomes the widest of
+/// the instruction set.
+macro_rules! dispatch_vectors {
+    ($(
+        $(#[$meta:meta])*
+        fn $name:ident<$vector:ident>($($arg:ident : $ty:ty),* $(,)?) $body:block
+    )*) => {$(
+        $(#[$meta])*
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) {
+            #[inline(always)]
+            fn body<$vector: $crate::simd::Vector>($($arg: $ty),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) {
+                body::<std::arch::x86_64::__m256>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            fn avx512($($arg: $ty),*) {
+                body::<std::arch::x86_64::__m512>($($arg),*)
+            }
+
+            match isa.min($crate::simd::Isa::detect()) {
+                // SAFETY: `isa` is at most what `Isa::detect` found on this CPU.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body::<[f32; 4]>($($arg),*),
+            }
+        }
+    )*};
+}
+pub(crate) use dispatch_vectors;
+
+/// Runs a block over `channels` channels in groups of 16, then 8, then 1: `lanes!(channels, c, LANES => { .. })` binds
 /// the first channel of a group to `c` and its constant length to `LANES`, so that arrays of `LANES` values stay in
 /// registers and every loop over them vectorizes.
 macro_rules! lanes {
     ($channels:expr, $c:ident, $lanes:ident => $body:block) => {
         let channels: usize = $channels;
         let mut next = 0;
-        while next + 32 <= channels {
-            const $lanes: usize = 32;
+        while next + 16 <= channels {
+            const $lanes: usize = 16;
             let $c = next;
             $body
-            next += 32;
+            next += 16;
         }
         while next + 8 <= channels {
             const $lanes: usize = 8;

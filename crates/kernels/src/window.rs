@@ -199,6 +199,20 @@ impl Taps {
     /// No contribution.
     pub const NONE: Taps = Taps { count: 0, kernel: 0, kernel_step: 1, source: 0, source_step: 1 };
 
+    /// Whether all positions are below the given ones.
+    #[inline]
+    pub fn fits(&self, sources: usize, kernels: usize) -> bool {
+        // Positions change in even steps, so the ends bound them.
+        let in_range = |i: usize| self.source_at(i) < sources && self.kernel_at(i) < kernels;
+        self.count == 0 || (in_range(0) && in_range(self.count - 1))
+    }
+
+    /// Whether both see the same kernel positions, given that they lie on the same axis.
+    #[inline(always)]
+    pub fn has_kernel_of(&self, other: &Taps) -> bool {
+        self.count == other.count && self.kernel == other.kernel
+    }
+
     /// Source position of pair `i`, which is below `count`.
     #[inline(always)]
     pub fn source_at(&self, i: usize) -> usize {

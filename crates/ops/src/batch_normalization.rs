@@ -98,7 +98,7 @@ impl Op for BatchNormalization {
     fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
         let attrs =
             if opset < 14 { BatchNormalization { training: false, ..*self }.attrs() } else { self.attrs() };
-        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, inputs: Vec::new() })
+        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, ..ir::OnnxForm::default() })
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -7,6 +7,9 @@ mod activation_scale;
 mod adam;
 mod add;
 mod and;
+mod arg_max;
+mod arg_min;
+mod average_pool;
 mod batch_normalization;
 mod binary;
 mod ceil;
@@ -17,6 +20,7 @@ mod cos;
 mod dequantize_linear;
 mod div;
 mod dropout;
+mod elu;
 mod equal;
 mod erf;
 mod exp;
@@ -24,21 +28,28 @@ mod expand;
 mod fake_quant;
 mod flatten;
 mod floor;
+mod gelu;
 mod gemm;
+mod global_average_pool;
+mod global_max_pool;
 mod greater;
 mod greater_or_equal;
+mod hard_sigmoid;
 mod hard_swish;
 mod identity;
+mod leaky_relu;
 mod less;
 mod less_or_equal;
 mod log;
 mod mat_mul;
 mod max;
+mod max_pool;
 mod mean;
 mod min;
 mod momentum;
 mod mul;
 mod neg;
+mod not;
 mod observe;
 mod or;
 mod p_relu;
@@ -47,6 +58,13 @@ mod pow;
 mod processed;
 mod quantize_linear;
 mod reciprocal;
+mod reduce_l1;
+mod reduce_l2;
+mod reduce_max;
+mod reduce_mean;
+mod reduce_min;
+mod reduce_sum;
+mod reduce_sum_square;
 mod relu;
 mod reshape;
 mod round;
@@ -65,9 +83,11 @@ mod tanh;
 mod transpose;
 mod unsqueeze;
 mod weight_scale;
+mod where_op;
 mod window;
 mod xor;
 
+mod reduce;
 mod shapes;
 #[cfg(test)]
 mod testing;
@@ -79,6 +99,9 @@ pub use activation_scale::{ActivationScale, Scheme};
 pub use adam::Adam;
 pub use add::Add;
 pub use and::And;
+pub use arg_max::ArgMax;
+pub use arg_min::ArgMin;
+pub use average_pool::{AveragePool, AveragePoolGrad};
 pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchStatistics};
 pub use binary::BinaryGrad;
 pub use ceil::Ceil;
@@ -89,6 +112,7 @@ pub use cos::Cos;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
 pub use dropout::Dropout;
+pub use elu::Elu;
 pub use equal::Equal;
 pub use erf::Erf;
 pub use exp::Exp;
@@ -96,21 +120,28 @@ pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
 pub use flatten::Flatten;
 pub use floor::Floor;
+pub use gelu::Gelu;
 pub use gemm::Gemm;
+pub use global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
+pub use global_max_pool::{GlobalMaxPool, GlobalMaxPoolGrad};
 pub use greater::Greater;
 pub use greater_or_equal::GreaterOrEqual;
+pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
 pub use identity::Identity;
+pub use leaky_relu::LeakyRelu;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
 pub use log::Log;
 pub use mat_mul::{MatMul, MatMulGrad, Side};
 pub use max::Max;
+pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mean::Mean;
 pub use min::Min;
 pub use momentum::Momentum;
 pub use mul::Mul;
 pub use neg::Neg;
+pub use not::Not;
 pub use observe::Observe;
 pub use or::Or;
 pub use p_relu::PRelu;
@@ -119,6 +150,14 @@ pub use pow::Pow;
 pub use processed::Processed;
 pub use quantize_linear::QuantizeLinear;
 pub use reciprocal::Reciprocal;
+pub use reduce::{Form as ReduceForm, ReduceGrad};
+pub use reduce_l1::ReduceL1;
+pub use reduce_l2::ReduceL2;
+pub use reduce_max::ReduceMax;
+pub use reduce_mean::ReduceMean;
+pub use reduce_min::ReduceMin;
+pub use reduce_sum::ReduceSum;
+pub use reduce_sum_square::ReduceSumSquare;
 pub use relu::Relu;
 pub use reshape::Reshape;
 pub use round::Round;
@@ -138,6 +177,7 @@ pub use transpose::Transpose;
 pub use unary::UnaryGrad;
 pub use unsqueeze::Unsqueeze;
 pub use weight_scale::WeightScale;
+pub use where_op::Where;
 pub use window::{AutoPad, Window};
 pub use xor::Xor;
 
@@ -150,6 +190,9 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Abs", abs::parse),
     ("", "Add", add::parse),
     ("", "And", and::parse),
+    ("", "ArgMax", arg_max::parse),
+    ("", "ArgMin", arg_min::parse),
+    ("", "AveragePool", average_pool::parse),
     ("", "BatchNormalization", batch_normalization::parse),
     ("", "Ceil", ceil::parse),
     ("", "Clip", clip::parse),
@@ -158,31 +201,46 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "DequantizeLinear", dequantize_linear::parse),
     ("", "Div", div::parse),
     ("", "Dropout", dropout::parse),
+    ("", "Elu", elu::parse),
     ("", "Equal", equal::parse),
     ("", "Erf", erf::parse),
     ("", "Exp", exp::parse),
     ("", "Expand", expand::parse),
     ("", "Flatten", flatten::parse),
     ("", "Floor", floor::parse),
+    ("", "Gelu", gelu::parse),
     ("", "Gemm", gemm::parse),
+    ("", "GlobalAveragePool", global_average_pool::parse),
+    ("", "GlobalMaxPool", global_max_pool::parse),
     ("", "Greater", greater::parse),
     ("", "GreaterOrEqual", greater_or_equal::parse),
+    ("", "HardSigmoid", hard_sigmoid::parse),
     ("", "HardSwish", hard_swish::parse),
     ("", "Identity", identity::parse),
+    ("", "LeakyRelu", leaky_relu::parse),
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
     ("", "Log", log::parse),
     ("", "MatMul", mat_mul::parse),
     ("", "Max", max::parse),
+    ("", "MaxPool", max_pool::parse),
     ("", "Mean", mean::parse),
     ("", "Min", min::parse),
     ("", "Mul", mul::parse),
     ("", "Neg", neg::parse),
+    ("", "Not", not::parse),
     ("", "Or", or::parse),
     ("", "PRelu", p_relu::parse),
     ("", "Pow", pow::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
     ("", "Reciprocal", reciprocal::parse),
+    ("", "ReduceL1", reduce_l1::parse),
+    ("", "ReduceL2", reduce_l2::parse),
+    ("", "ReduceMax", reduce_max::parse),
+    ("", "ReduceMean", reduce_mean::parse),
+    ("", "ReduceMin", reduce_min::parse),
+    ("", "ReduceSum", reduce_sum::parse),
+    ("", "ReduceSumSquare", reduce_sum_square::parse),
     ("", "Relu", relu::parse),
     ("", "Reshape", reshape::parse),
     ("", "Round", round::parse),
@@ -198,10 +256,12 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Tanh", tanh::parse),
     ("", "Transpose", transpose::parse),
     ("", "Unsqueeze", unsqueeze::parse),
+    ("", "Where", where_op::parse),
     ("", "Xor", xor::parse),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
     ("qat", "Adam", adam::parse),
+    ("qat", "AveragePoolGrad", average_pool::parse_grad),
     ("qat", "BatchNormalizationGrad", batch_normalization::parse_grad),
     ("qat", "BatchStatistics", batch_normalization::parse_statistics),
     ("qat", "BinaryGrad", binary::parse_grad),
@@ -211,12 +271,16 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "ConvWeightGrad", conv::parse_weight_grad),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
+    ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
+    ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
+    ("qat", "MaxPoolGrad", max_pool::parse_grad),
     ("qat", "Momentum", momentum::parse),
     ("qat", "Observe", observe::parse),
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
     ("qat", "Processed", processed::parse),
+    ("qat", "ReduceGrad", reduce::parse_grad),
     ("qat", "Sgd", sgd::parse),
     ("qat", "SumTo", sum_to::parse),
     ("qat", "UnaryGrad", unary::parse_grad),

@@ -40,6 +40,11 @@ pub struct Window {
     pub auto_pad: AutoPad,
 }
 
+/// Rounding of the number of windows: `ceil_mode` of the pools.
+pub(crate) fn rounding(ceil: bool) -> Rounding {
+    if ceil { Rounding::Ceil } else { Rounding::Floor }
+}
+
 impl Window {
     /// A window of this size, with `pads` on every side.
     pub fn new(kernel: &[usize], stride: usize, pad: usize) -> Window {
@@ -66,6 +71,11 @@ impl Window {
             pads: list("pads")?,
             auto_pad: auto_pad.0,
         })
+    }
+
+    /// The window of a pool, which has no weight to take the kernel size from.
+    pub(crate) fn with_kernel(self) -> Result<Window, String> {
+        if self.kernel.is_empty() { Err("kernel_shape is missing".into()) } else { Ok(self) }
     }
 
     /// Adds the attributes that differ from their defaults.

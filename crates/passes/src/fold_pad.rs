@@ -54,10 +54,10 @@ fn fold(graph: &Graph, pad: NodeId, reader: NodeId) -> Result<(Arc<dyn Op>, Valu
     let (conv, pool) = (node.is::<Conv>(), node.is::<AveragePool>());
     let (window, counted) = match (conv, pool) {
         (Some(conv), _) => (&conv.window, true),
-        (_, Some(pool)) => (&pool.window, pool.count_include_pad || pool.window.pads.iter().all(|&p| p == 0)),
+        (_, Some(pool)) => (&pool.window, pool.include_pad || pool.window.pads.iter().all(|&p| p == 0)),
         _ => return Err(format!("{label} behind it has no padding with zeros")),
     };
-    if pool.is_some_and(|p| p.ceil_mode) {
+    if pool.is_some_and(|p| p.ceil) {
         return Err(format!("{label} rounds its size up, and windows that begin in the padding would be dropped"));
     }
     if !counted {
@@ -72,7 +72,7 @@ fn fold(graph: &Graph, pad: NodeId, reader: NodeId) -> Result<(Arc<dyn Op>, Valu
     let window = Window { pads, auto_pad: AutoPad::NotSet, ..window.clone() };
     let op: Arc<dyn Op> = match (conv, pool) {
         (Some(conv), _) => Arc::new(Conv { window, ..conv.clone() }),
-        (_, Some(pool)) => Arc::new(AveragePool { window, count_include_pad: true, ..pool.clone() }),
+        (_, Some(pool)) => Arc::new(AveragePool { window, include_pad: true, ..pool.clone() }),
         _ => return Err(format!("{label} behind it has no padding with zeros")),
     };
     Ok((op, source))

@@ -206,12 +206,18 @@ impl Frozen {
                 let quantized = scale::bias(&bias, x, &scale);
                 enlarged = quantized.enlarged.clone();
                 if !enlarged.is_empty() {
-                    let ratio: Vec<f32> = scale.iter().zip(&quantized.weight_scale).map(|(s, t)| s / t).collect();
-                    let at = |c: usize| ratio[c.min(ratio.len() - 1)];
-                    each_channel(rows, &mut codes, |c, q| {
-                        if at(c) == 1.0 { *q } else { (*q as f32 * at(c)).round_ties_even() as i8 }
-                    });
+                    // Larger steps need other codes: from the final weights, as the first ones.
                     scale = quantized.weight_scale.clone();
+                    let factor = |c: usize| fold.as_ref().map_or(1.0, |(_, factor, _)| factor[c]);
+                    let channel = |i: usize| i / rows.inner.max(1) % rows.channels;
+                    let folded: Vec<f32> = values.iter().enumerate().map(|(i, w)| w * factor(channel(i))).collect();
+                    let mut again = vec![0i8; values.len()];
+                    let scales = Scales::symmetric(&scale);
+                    quantize_i8(known.quantizer, scale_rows(rows, &scale), scales, &folded, &mut again);
+                    let slot = |i: usize| if scale.len() == 1 { 0 } else { channel(i) };
+                    for (i, (code, again)) in codes.iter_mut().zip(&again).enumerate() {
+                        *code = if enlarged.contains(&slot(i)) { *again } else { *code };
+                    }
                 }
                 Some(Ok(quantized))
             }
@@ -342,7 +348,7 @@ fn each_channel(rows: Axis, codes: &mut [i8], f: impl Fn(usize, &i8) -> i8) {
 fn batch_norm(graph: &Graph, id: NodeId) -> Option<(NodeId, Vec<f32>, Vec<f32>)> {
     let bn = graph.only_consumer(id.into())?;
     let node = graph.node(bn);
-    let op = node.is::<BatchNormalization>().filter(|op| !op.training_mode)?;
+    let op = node.is::<BatchNormalization>().filter(|op| !op.training)?;
     let operand = |i: usize| Some(evaluate(graph, node.ins.get(i).copied().flatten()?)?.to_f32());
     let (gamma, beta, mean, variance) = (operand(1)?, operand(2)?, operand(3)?, operand(4)?);
     let (factor, shift) = batch_norm_affine(&gamma, &beta, &mean, &variance, op.epsilon);

@@ -23,7 +23,7 @@ impl Pass for MeanToPool {
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         for id in operations(graph)? {
-            let Some(op) = graph.node(id).is::<ReduceMean>().cloned() else { continue };
+            let Some(op) = graph.node(id).is::<ReduceMean>().copied() else { continue };
             let label = graph.node(id).label();
             let x = match spatial_mean(graph, id) {
                 Ok(x) => x,
@@ -34,15 +34,13 @@ impl Pass for MeanToPool {
             };
             let name = graph.value(id.into()).name.clone();
             let pool = graph.add(GlobalAveragePool, &[x], &name)?;
-            if op.keep_dims {
+            if op.form.keep_dims {
                 supersede(graph, id, pool.node)?;
                 report.done(self.name(), label, "now GlobalAveragePool");
             } else {
                 let flat = graph.add(Flatten::default(), &[pool], &name)?;
                 graph.swap_labels(id, pool.node);
-                for new in [pool.node, flat.node] {
-                    graph.set_origin(new, &graph.node(id).origin.clone());
-                }
+                graph.set_origin(pool.node, &graph.node(id).origin.clone());
                 rename_and_replace(graph, id.into(), flat)?;
                 report.done(self.name(), label, "now GlobalAveragePool and Flatten");
             }

@@ -110,7 +110,7 @@ pub fn training_step(
 /// Turns batch norms of inference into those of training, with running statistics as variables.
 fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
     for id in graph.order()? {
-        let Some(op) = graph.node(id).is::<BatchNormalization>().filter(|op| !op.training_mode).cloned() else {
+        let Some(op) = graph.node(id).is::<BatchNormalization>().filter(|op| !op.training).cloned() else {
             continue;
         };
         let ins = graph.node(id).ins.clone();
@@ -124,9 +124,10 @@ fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
             }
             statistics.push(*v);
         }
-        let names = [y.clone(), format!("{y}_running_mean"), format!("{y}_running_var")];
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let op = Arc::new(BatchNormalization { training_mode: true, ..op });
+        // The statistics of the batch are results too, so that the gradient need not compute them again.
+        let more = ["running_mean", "running_var", "batch_mean", "batch_inverse_std"].map(|s| format!("{y}_{s}"));
+        let names: Vec<&str> = std::iter::once(y.as_str()).chain(more.iter().map(String::as_str)).collect();
+        let op = Arc::new(BatchNormalization { training: true, ..op });
         let new = graph.add_node(op, &ins, &label, &names)?;
         graph.set_origin(new, &origin);
         graph.swap_names(id.into(), new.into());

@@ -108,7 +108,8 @@ fn nodes(a: &[ours::NodeProto], b: &[theirs::NodeProto]) {
 fn attribute(a: &ours::AttributeProto, b: &theirs::AttributeProto) {
     assert_eq!((a.name(), a.r#type() as i32), (b.name.as_str(), b.type_.value()));
     assert_eq!((a.f().to_bits(), a.i(), a.s()), (b.f.to_bits(), b.i, b.s.as_slice()));
-    assert_eq!((&a.floats, &a.ints), (&b.floats, &b.ints));
+    floats(&a.floats, &b.floats);
+    assert_eq!(a.ints, b.ints);
     assert!(a.strings.iter().eq(&b.strings));
     assert_eq!((a.t.is_some(), a.g.is_some()), (b.t.is_some(), b.g.is_some()));
     a.t.iter().for_each(|t| tensor(t, &b.t));
@@ -118,11 +119,18 @@ fn attribute(a: &ours::AttributeProto, b: &theirs::AttributeProto) {
     assert_eq!(b.special_fields.unknown_fields().iter().count(), 0);
 }
 
+/// By their bits: NaN is not equal to itself.
+fn floats(a: &[f32], b: &[f32]) {
+    assert!(a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits())));
+}
+
 fn tensor(a: &ours::TensorProto, b: &theirs::TensorProto) {
     assert_eq!((a.name(), a.data_type(), &a.dims), (b.name.as_str(), b.data_type, &b.dims));
     assert_eq!(a.raw_data(), b.raw_data, "{}", a.name());
-    assert_eq!((&a.float_data, &a.int32_data, &a.int64_data), (&b.float_data, &b.int32_data, &b.int64_data));
-    assert_eq!((&a.double_data, &a.uint64_data), (&b.double_data, &b.uint64_data));
+    floats(&a.float_data, &b.float_data);
+    assert_eq!((&a.int32_data, &a.int64_data), (&b.int32_data, &b.int64_data));
+    assert!(a.double_data.iter().map(|x| x.to_bits()).eq(b.double_data.iter().map(|x| x.to_bits())));
+    assert_eq!(a.uint64_data, b.uint64_data);
     assert!(a.string_data.iter().eq(&b.string_data));
 }
 

@@ -347,7 +347,7 @@ impl Reader<'_> {
             Some(Err(what)) => return self.error(format!("{op_type}: {what}")),
             None => {
                 let (domain, op_type) = (domain.to_string(), op_type.to_string());
-                Parsed { op: Arc::new(Opaque { domain, op_type, attrs, captured: 0 }), inputs: Vec::new() }
+                Opaque { domain, op_type, attrs, captured: 0 }.into()
             }
         };
         let label = label.unwrap_or_else(|| outs[0].clone());
