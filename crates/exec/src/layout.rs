@@ -17,7 +17,6 @@ pub(crate) fn neutral(shape: &[usize]) -> bool {
 
 /// The layout of each operand and of each result.
 pub(crate) fn choose(want: Layouts, ins: &[Option<Seen>], outs: &[Seen]) -> (Vec<Layout>, Vec<Layout>) {
-    let bit = |mask: u32, i: usize| mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1;
     let pick = |on: bool| if on { Layout::ChannelsLast } else { Layout::Plain };
     let (in_mask, out_mask, on) = match want {
         Layouts::Plain => (0, 0, false),
@@ -33,16 +32,19 @@ pub(crate) fn choose(want: Layouts, ins: &[Option<Seen>], outs: &[Seen]) -> (Vec
 
 /// Whether the operands for which the layout matters have one shape, and one of them lies channels-last.
 fn agree(mask: u32, ins: &[Option<Seen>], outs: &[Seen]) -> bool {
-    let taking_part = |(i, s): (usize, &Option<Seen>)| s.filter(|_| mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1);
     let mut matter: Vec<&[usize]> = Vec::new();
     let mut last = false;
-    for s in ins.iter().enumerate().filter_map(taking_part).filter(|s| !neutral(s.shape)) {
-        let Some(layout) = s.layout else { continue };
-        matter.push(&s.shape);
-        last |= layout == Layout::ChannelsLast;
+    for (i, s) in ins.iter().enumerate() {
+        let Some(s) = s.as_ref().filter(|s| bit(mask, i) && !neutral(s.shape)) else { continue };
+        matter.push(s.shape);
+        last |= s.layout == Some(Layout::ChannelsLast);
     }
     matter.extend(outs.iter().map(|s| s.shape).filter(|s| !neutral(s)));
     last && matter.windows(2).all(|w| w[0] == w[1])
+}
+
+fn bit(mask: u32, i: usize) -> bool {
+    mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1
 }
 
 /// Whether each broadcast operand can be read as if it were channels-last: it has one element, or the full rank and

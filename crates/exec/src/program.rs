@@ -2,6 +2,7 @@
 
 use crate::layout::{Seen, choose, neutral};
 use crate::memory::{Buffer, Lifetime, share};
+use kernels::relayout;
 use ir::{Graph, GraphError, Kind, Layout, Lower, NodeId, Operand, Step, Type, ValueId};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -253,7 +254,7 @@ impl Compiler<'_> {
         } else {
             let t = self.new_tensor(self.tensors[source].bytes, false, None);
             let label = format!("Relayout of \"{}\"", self.graph.value(v).name);
-            let step = relayout(&o, layout);
+            let step = convert(&o, layout);
             let draft = Draft { step, label, op: "Relayout".into(), ins: vec![Some(source)], outs: vec![t] };
             self.drafts.push(draft);
             t
@@ -410,7 +411,7 @@ impl Compiler<'_> {
 }
 
 /// Copies a tensor into the other layout.
-fn relayout(from: &Operand, to: Layout) -> Step {
+fn convert(from: &Operand, to: Layout) -> Step {
     let batch = from.shape[0];
     let channels = from.shape[1];
     let spatial: usize = from.shape[2..].iter().product();
@@ -421,8 +422,8 @@ fn relayout(from: &Operand, to: Layout) -> Step {
             ($t:ty) => {{
                 let (x, y) = (parts.input::<$t>(0), parts.output::<$t>(0));
                 match to {
-                    Layout::ChannelsLast => kernels::relayout::to_channels_last(x, y, batch, channels, spatial),
-                    Layout::Plain => kernels::relayout::to_channels_first(x, y, batch, channels, spatial),
+                    Layout::ChannelsLast => relayout::to_channels_last(x, batch, channels, spatial, y),
+                    Layout::Plain => relayout::from_channels_last(x, batch, channels, spatial, y),
                 }
             }};
         }

@@ -402,6 +402,14 @@ impl Graph {
         Ok(types)
     }
 
+    /// The only result of an operation, where the types of its operands alone determine it ([`Op::known`]).
+    pub fn known(&self, id: NodeId) -> Option<Tensor> {
+        let node = self.node(id);
+        let args: SmallVec<[Option<Arg>; 4]> =
+            node.ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
+        node.op()?.known(&Infer::new(&args, node.outs.len()))
+    }
+
     // ---- editing ----
 
     /// Declares the graph outputs anew.

@@ -291,6 +291,11 @@ pub trait Op: Any + Debug + Send + Sync {
     /// A sentence on what is wrong with the operands; the graph adds which node it is.
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String>;
 
+    /// The only result, where the operands' types alone determine it (the shape of a tensor of fixed sizes).
+    fn known(&self, _cx: &Infer) -> Option<Tensor> {
+        None
+    }
+
     /// Emits the gradients of the operands (vector-Jacobian product). `None`: this operator has no gradient.
     fn vjp(&self, _cx: &mut Vjp) -> Option<()> {
         None

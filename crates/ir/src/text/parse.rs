@@ -1,8 +1,7 @@
 //! Text to graph.
 
-use crate::{Attr, Attrs, Dim, Graph, Opaque, Parse, Parsed, Registry, Role, Type, ValueId};
+use crate::{Attr, Attrs, Dim, Graph, Opaque, Parse, Registry, Role, Type, ValueId};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tensor::{DType, Tensor};
 
 /// Where and why a text is not a graph.
