@@ -436,7 +436,7 @@ mod tests {
 
     struct NoOps;
     impl Registry for NoOps {
-        fn parse(&self, _: &str, _: &str, _: &Parse) -> Option<Result<Parsed, String>> {
+        fn parse(&self, _: &str, _: &str, _: &Parse) -> Option<Result<crate::Parsed, String>> {
             None
         }
     }
