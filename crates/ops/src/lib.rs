@@ -12,9 +12,12 @@ mod arg_min;
 mod average_pool;
 mod batch_normalization;
 mod binary;
+mod cast;
 mod ceil;
 mod channel_sum;
 mod clip;
+mod concat;
+mod constant_of_shape;
 mod conv;
 mod cos;
 mod dequantize_linear;
@@ -28,6 +31,7 @@ mod expand;
 mod fake_quant;
 mod flatten;
 mod floor;
+mod gather;
 mod gelu;
 mod gemm;
 mod global_average_pool;
@@ -57,6 +61,7 @@ mod pact;
 mod pow;
 mod processed;
 mod quantize_linear;
+mod range;
 mod reciprocal;
 mod reduce_l1;
 mod reduce_l2;
@@ -69,17 +74,22 @@ mod relu;
 mod reshape;
 mod round;
 mod sgd;
+mod shape_op;
 mod sigmoid;
 mod sign;
 mod sin;
+mod size;
+mod slice;
 mod softplus;
 mod softsign;
+mod split;
 mod sqrt;
 mod squeeze;
 mod sub;
 mod sum;
 mod sum_to;
 mod tanh;
+mod tile;
 mod transpose;
 mod unsqueeze;
 mod weight_scale;
@@ -104,9 +114,12 @@ pub use arg_min::ArgMin;
 pub use average_pool::{AveragePool, AveragePoolGrad};
 pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchStatistics};
 pub use binary::BinaryGrad;
+pub use cast::Cast;
 pub use ceil::Ceil;
 pub use channel_sum::ChannelSum;
 pub use clip::{Clip, ClipGrad};
+pub use concat::Concat;
+pub use constant_of_shape::ConstantOfShape;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
 pub use cos::Cos;
 pub use dequantize_linear::DequantizeLinear;
@@ -120,6 +133,7 @@ pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
 pub use flatten::Flatten;
 pub use floor::Floor;
+pub use gather::{Gather, GatherGrad};
 pub use gelu::Gelu;
 pub use gemm::Gemm;
 pub use global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
@@ -149,6 +163,7 @@ pub use pact::{Pact, PactGrad};
 pub use pow::Pow;
 pub use processed::Processed;
 pub use quantize_linear::QuantizeLinear;
+pub use range::Range;
 pub use reciprocal::Reciprocal;
 pub use reduce::{Form as ReduceForm, ReduceGrad};
 pub use reduce_l1::ReduceL1;
@@ -162,17 +177,22 @@ pub use relu::Relu;
 pub use reshape::Reshape;
 pub use round::Round;
 pub use sgd::Sgd;
+pub use shape_op::Shape;
 pub use sigmoid::Sigmoid;
 pub use sign::Sign;
 pub use sin::Sin;
+pub use size::Size;
+pub use slice::{Slice, SliceGrad};
 pub use softplus::Softplus;
 pub use softsign::Softsign;
+pub use split::Split;
 pub use sqrt::Sqrt;
 pub use squeeze::Squeeze;
 pub use sub::Sub;
 pub use sum::Sum;
 pub use sum_to::SumTo;
 pub use tanh::Tanh;
+pub use tile::Tile;
 pub use transpose::Transpose;
 pub use unary::UnaryGrad;
 pub use unsqueeze::Unsqueeze;
@@ -194,8 +214,11 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "ArgMin", arg_min::parse),
     ("", "AveragePool", average_pool::parse),
     ("", "BatchNormalization", batch_normalization::parse),
+    ("", "Cast", cast::parse),
     ("", "Ceil", ceil::parse),
     ("", "Clip", clip::parse),
+    ("", "Concat", concat::parse),
+    ("", "ConstantOfShape", constant_of_shape::parse),
     ("", "Conv", conv::parse),
     ("", "Cos", cos::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
@@ -208,6 +231,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Expand", expand::parse),
     ("", "Flatten", flatten::parse),
     ("", "Floor", floor::parse),
+    ("", "Gather", gather::parse),
     ("", "Gelu", gelu::parse),
     ("", "Gemm", gemm::parse),
     ("", "GlobalAveragePool", global_average_pool::parse),
@@ -233,6 +257,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "PRelu", p_relu::parse),
     ("", "Pow", pow::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
+    ("", "Range", range::parse),
     ("", "Reciprocal", reciprocal::parse),
     ("", "ReduceL1", reduce_l1::parse),
     ("", "ReduceL2", reduce_l2::parse),
@@ -244,16 +269,21 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Relu", relu::parse),
     ("", "Reshape", reshape::parse),
     ("", "Round", round::parse),
+    ("", "Shape", shape_op::parse),
     ("", "Sigmoid", sigmoid::parse),
     ("", "Sign", sign::parse),
     ("", "Sin", sin::parse),
+    ("", "Size", size::parse),
+    ("", "Slice", slice::parse),
     ("", "Softplus", softplus::parse),
     ("", "Softsign", softsign::parse),
+    ("", "Split", split::parse),
     ("", "Sqrt", sqrt::parse),
     ("", "Squeeze", squeeze::parse),
     ("", "Sub", sub::parse),
     ("", "Sum", sum::parse),
     ("", "Tanh", tanh::parse),
+    ("", "Tile", tile::parse),
     ("", "Transpose", transpose::parse),
     ("", "Unsqueeze", unsqueeze::parse),
     ("", "Where", where_op::parse),
@@ -271,6 +301,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "ConvWeightGrad", conv::parse_weight_grad),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
+    ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
@@ -282,6 +313,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "Processed", processed::parse),
     ("qat", "ReduceGrad", reduce::parse_grad),
     ("qat", "Sgd", sgd::parse),
+    ("qat", "SliceGrad", slice::parse_grad),
     ("qat", "SumTo", sum_to::parse),
     ("qat", "UnaryGrad", unary::parse_grad),
     ("qat", "WeightScale", weight_scale::parse),
