@@ -45,6 +45,7 @@ mod leaky_relu;
 mod less;
 mod less_or_equal;
 mod log;
+mod log_softmax;
 mod mat_mul;
 mod max;
 mod max_pool;
@@ -53,6 +54,7 @@ mod min;
 mod momentum;
 mod mul;
 mod neg;
+mod negative_log_likelihood_loss;
 mod not;
 mod observe;
 mod or;
@@ -63,6 +65,7 @@ mod processed;
 mod quantize_linear;
 mod range;
 mod reciprocal;
+mod reduce;
 mod reduce_l1;
 mod reduce_l2;
 mod reduce_max;
@@ -80,6 +83,8 @@ mod sign;
 mod sin;
 mod size;
 mod slice;
+mod softmax;
+mod softmax_cross_entropy_loss;
 mod softplus;
 mod softsign;
 mod split;
@@ -97,7 +102,7 @@ mod where_op;
 mod window;
 mod xor;
 
-mod reduce;
+mod class_loss;
 mod shapes;
 #[cfg(test)]
 mod testing;
@@ -117,6 +122,7 @@ pub use binary::BinaryGrad;
 pub use cast::Cast;
 pub use ceil::Ceil;
 pub use channel_sum::ChannelSum;
+pub use class_loss::{ClassLoss, Reduction};
 pub use clip::{Clip, ClipGrad};
 pub use concat::Concat;
 pub use constant_of_shape::ConstantOfShape;
@@ -147,6 +153,7 @@ pub use leaky_relu::LeakyRelu;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
 pub use log::Log;
+pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
 pub use mat_mul::{MatMul, MatMulGrad, Side};
 pub use max::Max;
 pub use max_pool::{MaxPool, MaxPoolGrad};
@@ -155,6 +162,7 @@ pub use min::Min;
 pub use momentum::Momentum;
 pub use mul::Mul;
 pub use neg::Neg;
+pub use negative_log_likelihood_loss::{NegativeLogLikelihoodGrad, NegativeLogLikelihoodLoss};
 pub use not::Not;
 pub use observe::Observe;
 pub use or::Or;
@@ -183,6 +191,8 @@ pub use sign::Sign;
 pub use sin::Sin;
 pub use size::Size;
 pub use slice::{Slice, SliceGrad};
+pub use softmax::{Softmax, SoftmaxGrad};
+pub use softmax_cross_entropy_loss::{SoftmaxCrossEntropyGrad, SoftmaxCrossEntropyLoss};
 pub use softplus::Softplus;
 pub use softsign::Softsign;
 pub use split::Split;
@@ -245,6 +255,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
     ("", "Log", log::parse),
+    ("", "LogSoftmax", log_softmax::parse),
     ("", "MatMul", mat_mul::parse),
     ("", "Max", max::parse),
     ("", "MaxPool", max_pool::parse),
@@ -252,6 +263,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Min", min::parse),
     ("", "Mul", mul::parse),
     ("", "Neg", neg::parse),
+    ("", "NegativeLogLikelihoodLoss", negative_log_likelihood_loss::parse),
     ("", "Not", not::parse),
     ("", "Or", or::parse),
     ("", "PRelu", p_relu::parse),
@@ -275,6 +287,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Sin", sin::parse),
     ("", "Size", size::parse),
     ("", "Slice", slice::parse),
+    ("", "Softmax", softmax::parse),
+    ("", "SoftmaxCrossEntropyLoss", softmax_cross_entropy_loss::parse),
     ("", "Softplus", softplus::parse),
     ("", "Softsign", softsign::parse),
     ("", "Split", split::parse),
@@ -304,9 +318,11 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
+    ("qat", "LogSoftmaxGrad", log_softmax::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
     ("qat", "MaxPoolGrad", max_pool::parse_grad),
     ("qat", "Momentum", momentum::parse),
+    ("qat", "NegativeLogLikelihoodGrad", negative_log_likelihood_loss::parse_grad),
     ("qat", "Observe", observe::parse),
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
@@ -314,6 +330,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "ReduceGrad", reduce::parse_grad),
     ("qat", "Sgd", sgd::parse),
     ("qat", "SliceGrad", slice::parse_grad),
+    ("qat", "SoftmaxCrossEntropyGrad", softmax_cross_entropy_loss::parse_grad),
+    ("qat", "SoftmaxGrad", softmax::parse_grad),
     ("qat", "SumTo", sum_to::parse),
     ("qat", "UnaryGrad", unary::parse_grad),
     ("qat", "WeightScale", weight_scale::parse),

@@ -1,12 +1,12 @@
 //! What the element-wise operators of one operand share: the step, and `qat.UnaryGrad`, the gradient of all of them.
 
-use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Pair, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Pair, Parse, Parsed, Step, Type, Vjp};
 use kernels::elementwise::{Saved, Unary};
 use std::sync::Arc;
 
 /// Defines an operator without attributes: its struct, its reader and its [`Op`].
 macro_rules! operator {
-    ($(#[$doc:meta])* pub struct $name:ident: $role:ident) => {
+    ($(#[$doc:meta])* pub struct $name:ident: $role:ident $(, since $since:literal)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name;
@@ -20,6 +20,10 @@ macro_rules! operator {
             fn name(&self) -> &str {
                 stringify!($name)
             }
+
+            $(fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
+                crate::unary::since(self, opset, $since)
+            })?
 
             fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
                 crate::unary::infer(cx)
@@ -44,6 +48,14 @@ macro_rules! operator {
     };
 }
 pub(crate) use operator;
+
+/// The form of an operator that opsets before `since` lack.
+pub(crate) fn since(op: &dyn Op, opset: i64, since: i64) -> Result<OnnxForm, String> {
+    if opset < since {
+        return Err(format!("{} exists from opset {since} on", op.name()));
+    }
+    Ok(OnnxForm { op_type: op.name().into(), attrs: op.attrs(), ..OnnxForm::default() })
+}
 
 /// The type of the operand, a float.
 pub(crate) fn infer(cx: &Infer) -> Result<Vec<Type>, String> {
