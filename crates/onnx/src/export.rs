@@ -1,11 +1,11 @@
 //! A graph as a model.
 
 use crate::meta::DEFAULT_OPSET;
-use crate::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
-use crate::{Meta, ModelError, attributes, subgraph, tensors, types};
+use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use crate::{Meta, ModelError, attributes, history, subgraph, tensors, types};
 use ir::{Attr, Graph, Kind, NodeId, OnnxForm, Opaque, Value, ValueId};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use tensor::DType;
+use tensor::{DType, Tensor};
 
 /// Opsets that are written.
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
@@ -40,29 +40,90 @@ pub fn export(
         opset,
         names: Names::new(graph, &order)?,
         file: GraphProto::default(),
+        foreign: vec![],
         notes: vec![],
     };
+    let mut forms = Vec::new();
     for &id in &order {
-        writer.node(id)?;
+        forms.push(Form::of(graph, meta, id, opset)?);
+    }
+    // A constant that became an attribute everywhere is not written a second time.
+    let as_attributes: HashSet<(NodeId, usize)> = order
+        .iter()
+        .zip(&forms)
+        .flat_map(|(&id, form)| {
+            form.iter().flat_map(move |f| f.as_attributes.iter().map(move |&slot| (id, slot)))
+        })
+        .collect();
+    let is_attribute = |id: NodeId| {
+        let readers = graph.consumers(id.into());
+        !readers.is_empty()
+            && readers.iter().all(|r| as_attributes.contains(r))
+            && !graph.is_output(id.into())
+    };
+    for (&id, form) in order.iter().zip(forms) {
+        match (&graph.node(id).kind, form) {
+            (Kind::Const(_), _) if is_attribute(id) => {}
+            (Kind::Const(tensor) | Kind::Variable(tensor, _), _) => writer.leaf(id, tensor),
+            (Kind::Op(op), Some(form)) => writer.operation(id, op.domain(), form),
+            _ => {}
+        }
     }
     writer.finish(&order)
 }
 
 /// What the graph can be expressed in without doubt.
 fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
-    let kept = order.iter().any(|&id| is_foreign(graph, id));
-    let convertible =
-        order.iter().all(|&id| graph.node(id).op().is_none_or(|op| op.to_onnx(DEFAULT_OPSET).is_ok()));
-    if OPSETS.contains(&meta.opset()) && (kept || !convertible || meta.has_functions()) {
-        meta.opset()
-    } else {
-        DEFAULT_OPSET
-    }
+    let own = OPSETS.contains(&meta.opset()).then_some(meta.opset());
+    let kept = order.iter().any(|&id| foreign(graph, id).is_some()) || meta.has_functions();
+    let convertible = |opset: &i64| order.iter().all(|&id| Form::of(graph, meta, id, *opset).is_ok());
+    let candidates = if kept { [own, Some(DEFAULT_OPSET)] } else { [Some(DEFAULT_OPSET), own] };
+    let last = Some(*OPSETS.start());
+    candidates.into_iter().chain([last]).flatten().find(convertible).unwrap_or(DEFAULT_OPSET)
 }
 
-/// An ONNX operator whose version history we do not know. Constants are the same in every opset.
-fn is_foreign(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).is::<Opaque>().is_some_and(|op| op.domain.is_empty() && op.op_type != "Constant")
+/// An ONNX operator that is only carried through. Constants are the same in every opset.
+fn foreign(graph: &Graph, id: NodeId) -> Option<&Opaque> {
+    graph.node(id).is::<Opaque>().filter(|op| op.domain.is_empty() && op.op_type != "Constant")
+}
+
+/// How an operation is written at an opset.
+struct Form {
+    op_type: String,
+    attribute: Vec<AttributeProto>,
+    /// Constants for further inputs: slot and value.
+    inputs: Vec<(usize, Tensor)>,
+    /// Operands that are attributes there.
+    as_attributes: Vec<usize>,
+}
+
+impl Form {
+    /// Nothing for a leaf.
+    fn of(graph: &Graph, meta: &Meta, id: NodeId, opset: i64) -> Result<Option<Form>, ModelError> {
+        let node = graph.node(id);
+        let Some(op) = node.op() else { return Ok(None) };
+        let error = |what: String| ModelError::node(node.label(), what);
+        let OnnxForm { op_type, mut attrs, inputs, as_attrs } =
+            op.to_onnx(opset).map_err(|what| error(format!("at opset {opset}: {what}")))?;
+        let mut as_attributes = Vec::new();
+        for (slot, name) in as_attrs {
+            let Some(value) = node.ins.get(slot).copied().flatten() else { continue };
+            let computed = || {
+                error(format!("at opset {opset} its {name} must be constant, but input {slot} is computed"))
+            };
+            attrs.set(&name, Attr::Ints(graph.constant(value).ok_or_else(computed)?.to_i64()));
+            as_attributes.push(slot);
+        }
+        let attribute: Result<Vec<_>, _> =
+            attrs.iter().map(|(name, attr)| attributes::write(name, attr)).collect();
+        let attribute = attribute.map_err(error)?;
+        if foreign(graph, id).is_some()
+            && let Some(what) = history::obstacle(&op_type, &attribute, meta.opset(), opset)
+        {
+            return Err(error(what));
+        }
+        Ok(Some(Form { op_type, attribute, inputs, as_attributes }))
+    }
 }
 
 /// Names of the values in the file.
@@ -147,59 +208,36 @@ struct Writer<'a> {
     opset: i64,
     names: Names,
     file: GraphProto,
+    /// Types of the nodes that are only carried through.
+    foreign: Vec<String>,
     notes: Vec<String>,
 }
 
 impl Writer<'_> {
-    fn node(&mut self, id: NodeId) -> Result<(), ModelError> {
-        let node = self.graph.node(id);
-        match &node.kind {
-            Kind::Input => Ok(()),
-            Kind::Const(tensor) | Kind::Variable(tensor, _) => {
-                let name = self.names.get(id.into());
-                let mut proto = tensors::from_tensor(&name, tensor);
-                if let Some(kept) = self.meta.tensors.get(&name) {
-                    proto.doc_string.clone_from(&kept.doc_string);
-                    proto.metadata_props.clone_from(&kept.metadata_props);
-                }
-                self.file.initializer.push(proto);
-                Ok(())
-            }
-            Kind::Op(op) => {
-                let error = |what: String| ModelError::node(node.label(), what);
-                let form = op
-                    .to_onnx(self.opset)
-                    .map_err(|what| error(format!("at opset {}: {what}", self.opset)))?;
-                self.operation(id, op.domain(), form).map_err(error)
-            }
+    fn leaf(&mut self, id: NodeId, tensor: &Tensor) {
+        let name = self.names.get(id.into());
+        let mut proto = tensors::from_tensor(&name, tensor);
+        if let Some(kept) = self.meta.tensors.get(&name) {
+            proto.doc_string.clone_from(&kept.doc_string);
+            proto.metadata_props.clone_from(&kept.metadata_props);
         }
+        self.file.initializer.push(proto);
     }
 
-    fn operation(&mut self, id: NodeId, domain: &str, form: OnnxForm) -> Result<(), String> {
+    fn operation(&mut self, id: NodeId, domain: &str, form: Form) {
         let node = self.graph.node(id);
         let captured = node.is::<Opaque>().map_or(0, |op| op.captured.min(node.ins.len()));
         let (given, captured) = node.ins.split_at(node.ins.len() - captured);
         let mut input: Vec<String> =
             given.iter().map(|v| v.map(|v| self.names.get(v)).unwrap_or_default()).collect();
+        form.as_attributes.iter().for_each(|&slot| input[slot].clear());
         for (slot, tensor) in form.inputs {
             let name = self.names.fresh(&format!("{}_input{slot}", node.name));
             self.file.initializer.push(tensors::from_tensor(&name, &tensor));
             input.resize(input.len().max(slot + 1), String::new());
             input[slot] = name;
         }
-        let mut attrs = form.attrs;
-        for (slot, name) in form.as_attrs {
-            let Some(value) = node.ins.get(slot).copied().flatten() else { continue };
-            let constant = self.graph.constant(value).ok_or_else(|| {
-                format!("at opset {} its {name} must be constant, but input {slot} is computed", self.opset)
-            })?;
-            attrs.set(&name, Attr::Ints(constant.to_i64()));
-            input[slot].clear();
-        }
-        let mut attribute = Vec::new();
-        for (name, attr) in attrs.iter() {
-            attribute.push(attributes::write(name, attr)?);
-        }
+        let mut attribute = form.attribute;
         // Sub-graphs read by name, and a pass may have put another value there.
         let before = if captured.is_empty() { vec![] } else { subgraph::captured(&attribute) };
         let now = captured.iter().flatten().map(|&v| self.names.get(v));
@@ -212,7 +250,7 @@ impl Writer<'_> {
             input: trimmed(input),
             output: trimmed(output.collect()),
             name: Some(node.name.clone()),
-            op_type: Some(form.op_type),
+            op_type: Some(form.op_type.clone()),
             domain: (!domain.is_empty()).then(|| domain.to_string()),
             attribute,
             ..NodeProto::default()
@@ -223,15 +261,10 @@ impl Writer<'_> {
             proto.metadata_props.clone_from(&kept.metadata_props);
             proto.device_configurations.clone_from(&kept.device_configurations);
         }
-        if is_foreign(self.graph, id) && self.opset != self.meta.opset() {
-            let (from, to) = (self.meta.opset(), self.opset);
-            self.notes.push(format!(
-                "{} is written as it was at opset {from}, into a file of opset {to}",
-                node.label()
-            ));
+        if foreign(self.graph, id).is_some() {
+            self.foreign.push(form.op_type);
         }
         self.file.node.push(proto);
-        Ok(())
     }
 
     fn result_name(&self, value: ValueId) -> String {
@@ -245,6 +278,14 @@ impl Writer<'_> {
 
     fn finish(mut self, order: &[NodeId]) -> Result<(ModelProto, Vec<String>), ModelError> {
         let graph = self.graph;
+        let (from, to) = (self.meta.opset(), self.opset);
+        if from != to && !self.foreign.is_empty() {
+            let types: BTreeSet<&str> = self.foreign.iter().map(String::as_str).collect();
+            let types = types.into_iter().collect::<Vec<_>>().join(", ");
+            let n = self.foreign.len();
+            self.notes
+                .push(format!("written as at opset {from} into a file of opset {to}: {n} nodes ({types})"));
+        }
         for (value, name) in std::mem::take(&mut self.names.copies) {
             let labels: HashSet<&str> = self.file.node.iter().map(|n| n.name()).collect();
             let mut label = name.clone();

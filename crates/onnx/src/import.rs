@@ -233,9 +233,15 @@ impl Reader<'_> {
         let op = match parsed {
             Some(parsed) => {
                 let parsed = parsed.map_err(error)?;
-                for (from, to) in parsed.moved {
-                    ins.resize(ins.len().max(from.max(to) + 1), None);
-                    ins[to] = ins[from].take();
+                // All are taken before any is put: two may change places.
+                let taken: Vec<(usize, Option<ValueId>)> = parsed
+                    .moved
+                    .iter()
+                    .map(|&(from, to)| (to, ins.get_mut(from).and_then(Option::take)))
+                    .collect();
+                for (to, value) in taken {
+                    ins.resize(ins.len().max(to + 1), None);
+                    ins[to] = value;
                 }
                 for (slot, tensor) in parsed.inputs {
                     ins.resize(ins.len().max(slot + 1), None);

@@ -2,14 +2,15 @@
 //!
 //! The message types in [`proto`] are generated from the schema in `proto/onnx.proto`. A file is mapped, decoded without
 //! copying its weights, and turned into an [`ir::Graph`]; operators are parsed by an [`ir::Registry`]; this crate knows
-//! none of them, but for the two that belong to the format: a `Constant` is read as a constant, and an `Identity` is
-//! written where one value has two names.
+//! none of them, but for the two that belong to the format (a `Constant` is read as a constant, and an `Identity` is
+//! written where one value has two names) and for the table of where the operator set of ONNX broke with itself.
 
 mod attributes;
 mod error;
 mod export;
 mod external;
 mod file;
+mod history;
 mod import;
 mod meta;
 mod model;

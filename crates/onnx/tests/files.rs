@@ -58,7 +58,13 @@ fn graphs_come_back() {
             loaded => loaded.unwrap(),
         };
         g.check().unwrap();
-        let opset = (13..=20).contains(&meta.opset()).then(|| meta.opset());
+        // Without operators nothing can be converted.
+        let opset = meta.opset();
+        if !(13..=20).contains(&opset) {
+            println!("skipping {}: opset {opset} is not written", path.display());
+            continue;
+        }
+        let opset = Some(opset);
         save(&g, &meta, &copy, &SaveOptions { opset, weights: Weights::Auto }).unwrap();
         let (again, meta_again) = load(&copy, &Nothing).unwrap();
         let (before, after) = (text(&g), text(&again));

@@ -182,6 +182,32 @@ fn inputs_that_are_attributes_for_us() {
     assert_eq!(export(&g, &meta, None).unwrap().0.opset_import[0].version(), 14);
 }
 
+#[test]
+fn inputs_that_were_attributes_or_elsewhere() {
+    let axes = || onnx::from_tensor("axes", &Tensor::new(&[2], vec![0i64, -1]));
+    let swapped = graph(vec![node("Mean2", "m", &["axes", "x"], &["y"])], vec![axes()], &["y"]);
+    let ordered = graph(vec![node("Mean2", "m", &["x", "axes"], &["y"])], vec![axes()], &["y"]);
+    let (g, meta) = read(&model(swapped, 11));
+    assert_eq!(text(&g), text(&read(&model(ordered.clone(), 18)).0));
+
+    let (written, _) = export(&g, &meta, Some(17)).unwrap();
+    let file = written.graph.as_ref().unwrap();
+    assert_eq!((file.node[0].input.len(), &file.node[0].attribute[0].ints), (1, &vec![0, -1]));
+    assert!(file.initializer.is_empty(), "the constant is an attribute now");
+    let (again, meta) = read(&written);
+    let (newest, _) = export(&again, &meta, Some(20)).unwrap();
+    assert_eq!(newest.graph.unwrap().node[0].input, ["x", "m_input1"]);
+
+    // Computed axes have no form before opset 18: by default the file stays where it is.
+    let mut computed = ordered;
+    computed.initializer.clear();
+    computed.input.push(info("axes", DType::I64, &[2]));
+    let (g, meta) = read(&model(computed, 18));
+    assert_eq!(export(&g, &meta, None).unwrap().0.opset_import[0].version(), 18);
+    let message = export(&g, &meta, Some(17)).unwrap_err().to_string();
+    assert_eq!(message, "Mean2 node \"m\": at opset 17 its axes must be constant, but input 1 is computed");
+}
+
 /// `If` with two branches that read `w`, `x` and an inner name from around.
 fn with_branches() -> ModelProto {
     let inner = |op: &str, ins: [&str; 2]| GraphProto {
@@ -216,7 +242,7 @@ fn sub_graphs_are_kept_and_what_they_read_stays_alive() {
     assert_eq!(before, after);
     assert_eq!(text(&read(&written).0), text(&g));
     let (_, notes) = export(&g, &meta, Some(17)).unwrap();
-    assert_eq!(notes, ["If node \"choose\" is written as it was at opset 16, into a file of opset 17"]);
+    assert_eq!(notes, ["written as at opset 16 into a file of opset 17: 1 nodes (If)"]);
     // New values may not take names from inside.
     assert_eq!(g.fresh("inner"), "inner_1");
 }
@@ -234,6 +260,25 @@ fn sub_graphs_follow_a_replaced_value() {
     let choose = written.graph.unwrap().node.into_iter().find(|n| n.op_type() == "If").unwrap();
     let reads: Vec<_> = choose.attribute.iter().map(|a| &a.g.as_ref().unwrap().node[0].input).collect();
     assert_eq!(reads, [&["x", "w_quantized"], &["w_quantized", "x"]]);
+}
+
+#[test]
+fn an_unknown_node_is_not_taken_to_an_opset_where_it_means_something_else() {
+    let softmax = || node("Softmax", "s", &["x"], &["y"]);
+    let (g, meta) = read(&model(graph(vec![softmax()], vec![], &["y"]), 9));
+    let message = export(&g, &meta, None).unwrap_err().to_string();
+    assert!(message.starts_with("Softmax node \"s\": Softmax changed in opset 13"), "{message}");
+    // Nor inside of a sub-graph.
+    let mut loop_node = node("Loop", "l", &["x"], &["y"]);
+    let body = GraphProto { node: vec![softmax()], ..GraphProto::default() };
+    loop_node.attribute = vec![AttributeProto { g: Some(body), ..attribute("body", AttributeType::Graph) }];
+    let (g, meta) = read(&model(graph(vec![loop_node], vec![], &["y"]), 11));
+    let message = export(&g, &meta, None).unwrap_err().to_string();
+    assert!(message.starts_with("Loop node \"l\": Softmax changed in opset 13"), "{message}");
+    // Where only newer opsets differ, an older one serves.
+    let roi = node("RoiAlign", "r", &["x"], &["y"]);
+    let (g, meta) = read(&model(graph(vec![roi], vec![], &["y"]), 10));
+    assert_eq!(export(&g, &meta, None).unwrap().0.opset_import[0].version(), 13);
 }
 
 #[test]

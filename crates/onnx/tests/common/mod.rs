@@ -115,6 +115,23 @@ impl Op for Scale {
     }
 }
 
+/// Axes are an input since opset 18, an attribute before; two inputs change places in opset 12.
+#[derive(Debug)]
+pub struct Mean;
+
+impl Op for Mean {
+    fn name(&self) -> &str {
+        "Mean2"
+    }
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        let as_attrs = if opset < 18 { vec![(1, "axes".into())] } else { vec![] };
+        Ok(OnnxForm { op_type: "Mean2".into(), as_attrs, ..OnnxForm::default() })
+    }
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        Ok(vec![cx.float(0)?.clone()])
+    }
+}
+
 pub struct Ops;
 
 impl Registry for Ops {
@@ -128,6 +145,11 @@ impl Registry for Ops {
                 Ok(Parsed { inputs, ..Clip.into() })
             })()),
             ("", "Clip") => Some(Ok(Clip.into())),
+            ("", "Mean2") if cx.opset < 12 => Some(Ok(Parsed { moved: vec![(0, 1), (1, 0)], ..Mean.into() })),
+            ("", "Mean2") => Some((|| {
+                let axes = cx.attrs.ints("axes")?.map(|a| (1, Tensor::new(&[a.len()], a)));
+                Ok(Parsed { inputs: axes.into_iter().collect(), ..Mean.into() })
+            })()),
             _ => None,
         }
     }
