@@ -156,7 +156,8 @@ pub enum ConfigError {
     Value { key: &'static str, expected: String, found: String },
 }
 
-/// Paddle's operator names for what one ONNX operator does.
+/// Paddle's operator names, all 92 that PaddleSlim accepts, and the ONNX operators that do the same; none where ONNX has
+/// no operator of its own for it.
 const PADDLE_NAMES: &[(&str, &[&str])] = &[
     ("conv2d", &["Conv"]),
     ("depthwise_conv2d", &["Conv"]),
@@ -216,6 +217,48 @@ const PADDLE_NAMES: &[(&str, &[&str])] = &[
     ("instance_norm", &["InstanceNormalization"]),
     ("lookup_table", &["Gather"]),
     ("lookup_table_v2", &["Gather"]),
+    ("equal", &["Equal"]),
+    ("not_equal", &[]),
+    ("greater_equal", &["GreaterOrEqual"]),
+    ("greater_than", &["Greater"]),
+    ("less_equal", &["LessOrEqual"]),
+    ("less_than", &["Less"]),
+    ("stack", &[]),
+    ("tile", &["Tile"]),
+    ("expand_v2", &["Expand"]),
+    ("where", &["Where"]),
+    ("crop", &["Slice"]),
+    ("trilinear_interp", &["Resize"]),
+    ("square", &[]),
+    ("pow", &["Pow"]),
+    ("scale", &[]),
+    ("group_norm", &["GroupNormalization"]),
+    ("norm", &["LpNormalization"]),
+    ("p_norm", &[]),
+    ("gru", &["GRU"]),
+    ("lstm", &["LSTM"]),
+    ("assign", &["Identity"]),
+    ("cast", &["Cast"]),
+    ("cumsum", &["CumSum"]),
+    ("fill_any_like", &[]),
+    ("fill_constant", &["ConstantOfShape"]),
+    ("fill_constant_batch_size_like", &[]),
+    ("top_k_v2", &["TopK"]),
+    ("logical_and", &["And"]),
+    ("logical_not", &["Not"]),
+    ("meshgrid", &[]),
+    ("roi_align", &["RoiAlign"]),
+    ("grid_sampler", &["GridSample"]),
+    ("box_coder", &[]),
+    ("shuffle_channel", &[]),
+];
+
+/// Operators without weights that PaddleSlim's TensorRT preset quantizes, whatever `quantize_op_types` says.
+const TENSORRT_NAMES: &[&str] = &[
+    "pool2d", "elementwise_add", "elementwise_sub", "elementwise_mul", "elementwise_pow", "concat", "softmax", "argmax",
+    "mean", "relu", "relu6", "leaky_relu", "tanh", "swish", "softplus", "gelu", "hard_sigmoid", "hard_swish", "sigmoid",
+    "layer_norm", "matmul_v2", "split", "bilinear_interp", "bilinear_interp_v2", "nearest_interp", "nearest_interp_v2",
+    "trilinear_interp", "clip", "pow", "reduce_mean", "reduce_sum", "reduce_max",
 ];
 
 /// Operator types that this project quantizes under their ONNX names.
@@ -286,18 +329,26 @@ impl QuantConfig {
 
     /// ONNX operator types to quantize; `None` when the target decides.
     pub fn op_types(&self) -> Option<Vec<&str>> {
-        let names: Vec<&str> = if self.is_full_quantize {
-            return None;
-        } else if self.for_tensorrt {
+        let names: Vec<&str> = if self.for_tensorrt {
             vec!["mul", "conv2d", "pool2d", "depthwise_conv2d", "elementwise_add", "leaky_relu"]
+        } else if self.is_full_quantize {
+            match self.numerics {
+                Numerics::Deploy => return None,
+                Numerics::Compat => PADDLE_NAMES.iter().map(|(name, _)| *name).collect(),
+            }
         } else if self.quantize_op_types.is_empty() {
             return None;
         } else {
             self.quantize_op_types.iter().map(String::as_str).collect()
         };
         let mut types: Vec<&str> = names.into_iter().filter_map(onnx_types).flatten().collect();
-        if self.deploy_backend == Some(DeployBackend::Mkldnn) {
-            types.extend(["MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat", "Resize", "Split"]);
+        match self.deploy_backend {
+            Some(DeployBackend::Mkldnn) => {
+                types.extend(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"]);
+                types.extend(["Add", "Mul", "Concat", "Resize", "Split"]);
+            }
+            Some(DeployBackend::TensorRT) => types.extend(TENSORRT_NAMES.iter().filter_map(|n| onnx_types(n)).flatten()),
+            Some(DeployBackend::Arm) | None => {}
         }
         types.sort_unstable();
         types.dedup();

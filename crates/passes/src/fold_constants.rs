@@ -34,7 +34,7 @@ impl Pass for FoldConstants {
                 continue;
             }
             // A constant shape is one even when the tensor is not.
-            let folded = known_shape(graph, id.into()).or_else(|| evaluate_node(graph, id.into()));
+            let folded = graph.known(id).or_else(|| evaluate_node(graph, id.into()));
             if let Some(value) = folded {
                 let label = graph.node(id).label();
                 let name = graph.value(id.into()).name.clone();
@@ -47,14 +47,6 @@ impl Pass for FoldConstants {
         // Shapes behind the folded values are better known now.
         graph.infer()
     }
-}
-
-/// The value of a `Shape` whose operand has only fixed sizes.
-fn known_shape(graph: &Graph, v: ValueId) -> Option<Tensor> {
-    let node = graph.node(v.node);
-    let op = node.is::<ops::Shape>()?;
-    let dims = graph.ty(node.ins.first().copied().flatten()?).dims()?;
-    op.of(&dims)
 }
 
 /// The result of an operation whose operands are all constant; `None` when they are not, or it cannot be computed.

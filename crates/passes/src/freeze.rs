@@ -167,6 +167,14 @@ impl Frozen {
             return Ok(());
         };
         let Some(rows) = Axis::of(w.shape(), at.axis) else { return Ok(()) };
+        if known.quantizer.grid.high > i8::MAX.into() {
+            report.skip("freeze-quant", label, "the codes of its weight fit no 8-bit type");
+            return Ok(());
+        }
+        if known.scale.len() > 1 && known.axis != Some(at.axis) {
+            report.skip("freeze-quant", label, "its weight has a scale per channel of another axis");
+            return Ok(());
+        }
         let name = graph.value(source).name.clone();
         let input_scale = node.ins.get(at.data).copied().flatten().and_then(|v| data_scale(graph, v));
         let bias_value = node.ins.get(at.bias).copied().flatten();
@@ -178,7 +186,9 @@ impl Frozen {
                 _ => None,
             },
         };
-        let fold = batch_norm(graph, at.id).filter(|_| bias.is_some() == bias_value.is_some());
+        // A grouped ConvTranspose has more output channels than the axis of its weight.
+        let fold = batch_norm(graph, at.id)
+            .filter(|(_, factor, _)| bias.is_some() == bias_value.is_some() && factor.len() == rows.channels);
 
         let values = w.to_f32();
         let mut scale = known.scale.clone();
@@ -277,7 +287,9 @@ impl Frozen {
         };
         let Some(mut x) = graph.node(id).ins[0].map(|x| unprocessed(graph, x)) else { return Ok(()) };
         let name = graph.value(x).name.clone();
-        if let Some(value) = graph.tensor(x).cloned() {
+        let grid = known.quantizer.grid;
+        let symmetric = grid.low >= i8::MIN.into() && grid.high <= i8::MAX.into() && known.zero_point.iter().all(|&z| z == 0);
+        if let Some(value) = graph.tensor(x).filter(|_| symmetric).cloned() {
             // A weight whose reader has no weight slot, a gathered table say.
             let values = value.to_f32();
             let mut codes = vec![0i8; values.len()];

@@ -38,7 +38,7 @@ impl Pass for InsertFakeQuant {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
-        let mut inserter = Inserter::new(&self.config, &self.hooks);
+        let mut inserter = Inserter::new(graph, &self.config, &self.hooks);
         for id in operations(graph)? {
             let Some(QuantRole::Weighted { data, weight, axis, .. }) = graph.node(id).op().map(|op| op.quant()) else {
                 continue;

@@ -1,35 +1,52 @@
 //! Graph passes, one per file, and the quantization configuration.
 
+mod bias;
 mod config;
+mod eval_batch_norm;
 mod eval_form;
 mod float_view;
+mod fold_batch_norm;
+mod fold_bias;
 mod fold_constants;
+mod fold_pad;
 mod freeze;
+mod fuse_matmul_add;
 mod hooks;
 mod insert_fake_quant;
+mod mean_to_pool;
+mod normalize;
 mod observe_outputs;
 mod pact;
 mod pass;
 mod quantize_activations;
 mod quantize_weights;
 mod quantizer;
+mod remove_identity;
 
 pub use config::{
     ActivationQuantizeType, ConfigError, DeployBackend, Numerics, PreprocessType, QatConfig, QuantConfig,
     QuantConfigBuilder, WeightQuantizeType,
 };
+pub use eval_batch_norm::EvalBatchNorm;
 pub use eval_form::DropUpdates;
 pub use float_view::FloatWeights;
+pub use fold_batch_norm::FoldBatchNorm;
+pub use fold_bias::FoldBias;
 pub use fold_constants::FoldConstants;
+pub use fold_pad::FoldPad;
 pub use freeze::Freeze;
+pub use fuse_matmul_add::FuseMatMulAdd;
 pub use hooks::{Hooks, Preprocess, Quantize, Site};
 pub use insert_fake_quant::InsertFakeQuant;
+pub use mean_to_pool::MeanToPool;
+pub use normalize::{Normalize, normalize};
 pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
 pub use pact::{InsertPreprocess, PACT_GROUP, Pact};
 pub use pass::{Line, Pass, Pipeline, Report, Verdict};
 pub use quantize_activations::QuantizeActivations;
 pub use quantize_weights::QuantizeWeights;
 pub use quantizer::{ActivationQuantizer, WeightQuantizer};
+pub use remove_identity::RemoveIdentity;
 
 use ir::{Graph, GraphError};
 

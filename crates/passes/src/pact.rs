@@ -17,7 +17,7 @@
 
 use crate::config::{Numerics, QuantConfig};
 use crate::hooks::{Preprocess, Site, pact_threshold, process};
-use crate::pass::{Pass, Report, operations};
+use crate::pass::{Pass, Report, operations, supersede};
 use ir::{Graph, GraphError, Role, ValueId};
 use kernels::quant::Pact as Form;
 use ops::{ActivationScale, FakeQuant, Observe};
@@ -80,10 +80,12 @@ impl Pass for InsertPreprocess {
             let site = Site { value: x, name: graph.value(x).name.clone(), axis: None, config: &self.config };
             let processed = process(&*self.preprocess, graph, &site)?;
             let threshold = pact_threshold(graph, processed);
+            // Its own observer, which is not the only one where a tensor has two quantizers or an output scale.
+            let observer = graph.node(scale.node).ins[0].map(|v| v.node).filter(|&n| graph.node(n).is::<Observe>().is_some());
             let observers: Vec<_> = graph
                 .consumers(x)
                 .into_iter()
-                .filter(|&(n, slot)| slot == 0 && (n == id || graph.node(n).is::<Observe>().is_some()))
+                .filter(|&(n, slot)| slot == 0 && (n == id || Some(n) == observer))
                 .collect();
             graph.replace_if(x, processed, |n, slot| observers.contains(&(n, slot)))?;
             if self.config.numerics == Numerics::Deploy && threshold.is_some() {
@@ -111,7 +113,9 @@ fn limit(
     let ins = [graph.node(id).ins[0], Some(limited.into()), Some(ValueId { node: limited, out: 1 })];
     let fq_name = graph.value(id.into()).name.clone();
     let fq = graph.add_node(Arc::new(FakeQuant { clipped: false, ..quant }), &ins, &fq_name, &[&fq_name])?;
-    graph.swap_names(id.into(), fq.into());
-    graph.swap_names(scale, limited.into());
-    graph.replace(id.into(), fq.into())
+    for (old, new) in [(scale, limited.into()), (ValueId { out: 1, ..scale }, ValueId { node: limited, out: 1 })] {
+        graph.swap_names(old, new);
+    }
+    graph.swap_labels(scale.node, limited);
+    supersede(graph, id, fq)
 }

@@ -37,7 +37,7 @@ impl Pass for QuantizeActivations {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
-        let mut inserter = Inserter::new(&self.config, &self.hooks);
+        let mut inserter = Inserter::new(graph, &self.config, &self.hooks);
         for id in operations(graph)? {
             let wanted = match self.config.numerics {
                 Numerics::Deploy => self.deploy(graph, &inserter, id),

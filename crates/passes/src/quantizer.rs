@@ -1,7 +1,7 @@
 //! The configured quantizers, and the book of what is quantized already.
 
 use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
-use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process};
+use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process, unprocessed};
 use ir::{Graph, GraphError, Kind, QuantRole, Role, ValueId};
 use kernels::quant::{Grid, Quantizer, Round};
 use observe::Statistic;
@@ -118,13 +118,42 @@ impl Quantize for ActivationQuantizer {
 pub(crate) struct Inserter<'a> {
     pub config: &'a QuantConfig,
     pub hooks: &'a Hooks,
-    /// Tensor to its quantized form.
-    done: BTreeMap<ValueId, ValueId>,
+    /// Weight, and axis of its scales, to its quantized form.
+    weights: BTreeMap<(ValueId, usize), ValueId>,
+    /// Activation to its quantized form.
+    activations: BTreeMap<ValueId, ValueId>,
+}
+
+/// The quantizers that a graph has, by the tensor that they quantize.
+fn present(graph: &Graph) -> BTreeMap<ValueId, ValueId> {
+    let mut found = BTreeMap::new();
+    for id in graph.nodes() {
+        if graph.node(id).is::<FakeQuant>().is_none() {
+            continue;
+        }
+        let mut operand = graph.node(id).ins[0];
+        while let Some(v) = operand {
+            let v = unprocessed(graph, v);
+            let node = graph.node(v.node);
+            // What a hook put between the tensor and its quantizer stems from the node that made the tensor.
+            if node.op().is_none() || node.origin == node.name {
+                found.insert(v, id.into());
+                break;
+            }
+            operand = node.ins.first().copied().flatten();
+        }
+    }
+    found
 }
 
 impl<'a> Inserter<'a> {
-    pub(crate) fn new(config: &'a QuantConfig, hooks: &'a Hooks) -> Self {
-        Inserter { config, hooks, done: BTreeMap::new() }
+    pub(crate) fn new(graph: &Graph, config: &'a QuantConfig, hooks: &'a Hooks) -> Self {
+        // Paddle's two passes know nothing of each other's quantizers.
+        let activations = match config.numerics {
+            Numerics::Deploy => present(graph),
+            Numerics::Compat => BTreeMap::new(),
+        };
+        Inserter { config, hooks, weights: BTreeMap::new(), activations }
     }
 
     /// Whether a value lies on the grid of a quantizer: it comes from one, directly or through nodes that only move
@@ -142,9 +171,9 @@ impl<'a> Inserter<'a> {
         }
     }
 
-    /// Quantizes a weight for the operand slots that `which` accepts.
+    /// Quantizes a weight with output channels along `axis`. Readers with the same axis share the quantizer.
     pub(crate) fn weight(&mut self, graph: &mut Graph, v: ValueId, axis: usize) -> Result<ValueId, GraphError> {
-        if let Some(&q) = self.done.get(&v) {
+        if let Some(&q) = self.weights.get(&(v, axis)) {
             return Ok(q);
         }
         let name = graph.value(v).name.clone();
@@ -156,7 +185,7 @@ impl<'a> Inserter<'a> {
             Some(hook) => hook.insert(graph, &site)?,
             None => WeightQuantizer.insert(graph, &site)?,
         };
-        self.done.insert(v, q);
+        self.weights.insert((v, axis), q);
         Ok(q)
     }
 
@@ -164,7 +193,7 @@ impl<'a> Inserter<'a> {
     /// the quantized form: runtimes fuse only when a tensor has one quantizer and no other reader.
     pub(crate) fn activation(&mut self, graph: &mut Graph, v: ValueId) -> Result<ValueId, GraphError> {
         let deploy = self.config.numerics == Numerics::Deploy;
-        if let Some(&q) = self.done.get(&v) {
+        if let Some(&q) = self.activations.get(&v) {
             return Ok(q);
         }
         if deploy && self.quantized(graph, v) {
@@ -180,6 +209,7 @@ impl<'a> Inserter<'a> {
             return Ok(v);
         }
         let readers: Vec<_> = graph.consumers(v);
+        let born = graph.len();
         let name = graph.value(v).name.clone();
         let mut site = Site { value: v, name, axis: None, config: self.config };
         if let Some(hook) = &self.hooks.act_preprocess {
@@ -189,6 +219,10 @@ impl<'a> Inserter<'a> {
             Some(hook) => hook.insert(graph, &site)?,
             None => ActivationQuantizer.insert(graph, &site)?,
         };
+        let origin = graph.node(v.node).origin.clone();
+        for id in graph.nodes().into_iter().skip(born) {
+            graph.set_origin(id, &origin);
+        }
         if deploy {
             graph.replace_if(v, q, |reader, slot| readers.contains(&(reader, slot)))?;
             let outputs: Vec<_> = graph
@@ -198,7 +232,7 @@ impl<'a> Inserter<'a> {
                 .collect();
             graph.set_outputs(outputs);
         }
-        self.done.insert(v, q);
+        self.activations.insert(v, q);
         Ok(q)
     }
 }

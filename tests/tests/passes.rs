@@ -1,0 +1,289 @@
+//! Graph text in, graph text out: every file `passes/PASS/CASE.onnxtxt` goes through the pass of its folder; the graph that
+//! comes out and what the pass tells stand in the snapshot beside it.
+//!
+//! Comments at the top of a file set options: `# config KEY = VALUE` a key of the quantization configuration,
+//! `# pact THRESHOLD` puts PACT in front of activation quantizers, `# fold_batch_norm` is the option of `normalize`.
+//! `normalize`, `quant-aware` and `convert` are no passes, but flows of several.
+//!
+//! Beside the text, the verifier runs before and after, and both graphs run on drawn inputs (`N` = 2).
+
+#![allow(clippy::unwrap_used)]
+
+use exec::{Machine, Program};
+use ir::{Graph, Kind, QuantRole};
+use ops::{FakeQuant, Ops, Pact, Processed, QuantizeLinear};
+use passes::{
+    DropUpdates, EvalBatchNorm, FloatWeights, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, Freeze, FuseMatMulAdd, Hooks,
+    InsertFakeQuant, InsertPreprocess, MeanToPool, Normalize, ObserveOutputs, Pass, Pipeline, QuantConfig,
+    QuantizeActivations, QuantizeWeights, RemoveIdentity, Report,
+};
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use tensor::{DType, Tensor};
+
+/// What a rewrite leaves as it is.
+#[derive(Clone, Copy, PartialEq)]
+enum Keeps {
+    /// The results, up to rounding.
+    Results,
+    /// The results, once quantizers are taken out again.
+    ResultsWithoutQuantizers,
+    /// The results, up to one step of quantization, of the graph with its updates dropped.
+    Codes,
+    /// Nothing that could be compared.
+    Nothing,
+}
+
+/// Options of one case.
+#[derive(Default)]
+struct Options {
+    config: QuantConfig,
+    pact: Option<f32>,
+    fold_batch_norm: bool,
+}
+
+impl Options {
+    fn of(text: &str) -> Options {
+        let comments = || text.lines().map_while(|l| l.strip_prefix('#')).map(str::trim);
+        let config: Vec<&str> = comments().filter_map(|l| l.strip_prefix("config ")).collect();
+        let pact = comments().find_map(|l| l.strip_prefix("pact "));
+        Options {
+            config: QuantConfig::from_toml(&config.join("\n")).unwrap(),
+            pact: pact.map(|p| p.parse().unwrap()),
+            fold_batch_norm: comments().any(|l| l == "fold_batch_norm"),
+        }
+    }
+
+    fn pact(&self) -> Option<passes::Pact> {
+        self.pact.map(|initial| passes::Pact { initial, ..passes::Pact::default() })
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks { act_preprocess: self.pact().map(|p| Arc::new(p) as _), ..Hooks::default() }
+    }
+}
+
+/// The pass of a folder, by the name that the pass has itself.
+fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
+    let (config, hooks) = (options.config.clone(), options.hooks());
+    let one = |pass: Pipeline, keeps| (pass, keeps);
+    let results = |pass: Pipeline| (pass, Keeps::Results);
+    let of = Pipeline::new;
+    match folder {
+        "fold-constants" => results(of().then(FoldConstants)),
+        "remove-identity" => results(of().then(RemoveIdentity)),
+        "mean-to-pool" => results(of().then(MeanToPool)),
+        "fold-pad" => results(of().then(FoldPad)),
+        "fuse-matmul-add" => results(of().then(FuseMatMulAdd)),
+        "fold-bias" => results(of().then(FoldBias)),
+        "fold-batch-norm" => results(of().then(FoldBatchNorm)),
+        "float-weights" => results(of().then(FloatWeights)),
+        "eval-batch-norm" => one(of().then(EvalBatchNorm), Keeps::Nothing),
+        "drop-updates" => one(of().then(DropUpdates), Keeps::Nothing),
+        "insert-fake-quant" => one(of().then(InsertFakeQuant { config, hooks }), Keeps::ResultsWithoutQuantizers),
+        "quantize-activations" => {
+            one(of().then(QuantizeActivations { config, hooks }), Keeps::ResultsWithoutQuantizers)
+        }
+        "insert-pact" => {
+            let preprocess = Arc::new(options.pact().unwrap_or_default());
+            one(of().then(InsertPreprocess { preprocess, config }), Keeps::ResultsWithoutQuantizers)
+        }
+        "observe-outputs" => one(of().then(ObserveOutputs { moving_rate: config.moving_rate }), Keeps::Results),
+        "quantize-weights" => one(of().then(QuantizeWeights { config }), Keeps::ResultsWithoutQuantizers),
+        "freeze-quant" => one(of().then(Freeze), Keeps::Codes),
+        other => panic!("no pass is called {other}"),
+    }
+}
+
+/// Runs what a folder stands for: a pass, or one of the flows. Returns the graph with which the result is compared.
+fn rewrite(folder: &str, options: &Options, graph: &mut Graph) -> (Graph, Report, Keeps) {
+    let before = graph.clone();
+    match folder {
+        "normalize" => {
+            let normalize = Normalize { fold_batch_norm: options.fold_batch_norm };
+            (before, passes::normalize(graph, normalize).unwrap(), Keeps::Results)
+        }
+        "quant-aware" => {
+            let report = passes::quant_aware(graph, &options.config, &options.hooks()).unwrap();
+            (before, report, Keeps::ResultsWithoutQuantizers)
+        }
+        "convert" => {
+            passes::quant_aware(graph, &options.config, &options.hooks()).unwrap();
+            observe(graph);
+            let quantized = graph.clone();
+            (quantized, passes::convert(graph).unwrap(), Keeps::Codes)
+        }
+        _ => {
+            let (pipeline, keeps) = pipeline(folder, options);
+            // A folder bears the name that the pass tells the user.
+            assert_eq!(pipeline.to_string(), folder);
+            (before, pipeline.run(graph).unwrap(), keeps)
+        }
+    }
+}
+
+/// Takes quantizers, and what was put in front of them, out of a graph.
+fn without_quantizers(graph: &Graph) -> Graph {
+    let mut float = graph.clone();
+    for id in float.order().unwrap() {
+        let node = float.node(id);
+        let slot = if node.is::<Processed>().is_some() { 1 } else { 0 };
+        if node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some() {
+            let x = node.ins[slot].unwrap();
+            float.replace(id.into(), x).unwrap();
+        }
+    }
+    float.clear_updates();
+    float.sweep();
+    float.check().unwrap();
+    float
+}
+
+/// Numbers for an input: the same in every run.
+fn draw(dtype: DType, shape: &[usize]) -> Tensor {
+    let mut seed = 1u64;
+    let mut next = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let len = shape.iter().product();
+    match dtype {
+        DType::F32 => Tensor::new(shape, (0..len).map(|_| (next() * 4.0 - 2.0) as f32).collect()),
+        DType::I64 => Tensor::new(shape, (0..len).map(|_| (next() * 4.0) as i64).collect()),
+        other => panic!("no input of type {other} is drawn"),
+    }
+}
+
+/// A machine for a graph, fed with drawn inputs. Unnamed and named sizes are 2.
+fn machine(graph: &Graph) -> Machine {
+    let mut graph = graph.clone();
+    graph.bind(|_, _| Some(2)).unwrap();
+    FoldConstants.run(&mut graph, &mut Report::default()).unwrap();
+    graph.sweep();
+    let mut machine = Machine::new(Arc::new(Program::compile(&graph).unwrap()));
+    for &id in graph.inputs() {
+        let (name, ty) = (&graph.node(id).name, graph.ty(id.into()));
+        if machine.has_input(name) {
+            machine.set_input(name, &draw(ty.dtype.unwrap(), &ty.dims().unwrap())).unwrap();
+        }
+    }
+    machine
+}
+
+/// The outputs of a graph, by name.
+fn run(graph: &Graph) -> Vec<(String, Tensor)> {
+    let mut machine = machine(graph);
+    machine.run().unwrap();
+    graph.outputs().iter().map(|o| (o.name.clone(), machine.output(&o.name).unwrap())).collect()
+}
+
+/// Runs a graph until its observers have seen the ranges of what is quantized in front of them.
+fn observe(graph: &mut Graph) {
+    let mut machine = machine(graph);
+    for _ in 0..graph.updates().len() {
+        machine.run().unwrap();
+    }
+    for (name, value) in machine.variables() {
+        let v = graph.find(&name).unwrap();
+        let Kind::Variable(_, role) = &graph.node(v.node).kind else { panic!("{name} is no variable") };
+        let kind = Kind::Variable(value, role.clone());
+        graph.set_leaf(v.node, kind).unwrap();
+    }
+}
+
+/// Results agree to 1e-5 of the largest, save a tenth of them, which may be `step` apart.
+fn compare(before: &Graph, after: &Graph, step: f32) {
+    for ((name, a), (other, b)) in run(before).iter().zip(&run(after)) {
+        assert_eq!((name, a.dtype(), a.shape()), (other, b.dtype(), b.shape()));
+        let (a, b) = (a.to_f32(), b.to_f32());
+        let largest = a.iter().fold(1f32, |m, x| m.max(x.abs()));
+        let differences: Vec<f32> = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).collect();
+        let apart = differences.iter().filter(|&&d| !(d <= 1e-5 * largest)).count();
+        let most = differences.iter().copied().fold(0.0, f32::max);
+        assert!(apart == 0 || (most <= 1.01 * step && apart * 10 <= a.len()), "{name}: {a:?} became {b:?}");
+    }
+}
+
+/// The widest step of the quantized tensors of a graph.
+fn widest_step(graph: &Graph) -> f32 {
+    let scale = |id| graph.node(id).is::<QuantizeLinear>().and_then(|_| graph.constant(graph.node(id).ins[1]?));
+    let scales = graph.nodes().into_iter().filter_map(scale);
+    scales.map(|s: &Tensor| s.to_f32()[0]).fold(0.0, f32::max)
+}
+
+fn check_results(before: &Graph, after: &Graph, keeps: Keeps) {
+    match keeps {
+        Keeps::Results => compare(before, after, 0.0),
+        Keeps::ResultsWithoutQuantizers => compare(&without_quantizers(before), &without_quantizers(after), 0.0),
+        Keeps::Codes => {
+            let mut before = before.clone();
+            DropUpdates.run(&mut before, &mut Report::default()).unwrap();
+            compare(&before, after, widest_step(after));
+        }
+        Keeps::Nothing => {}
+    }
+}
+
+/// What holds for every emitted pair: constant scale and zero point, one quantizer per tensor, and nothing of ours left.
+fn check_emitted(graph: &Graph) {
+    for id in graph.nodes() {
+        let node = graph.node(id);
+        for out in 0..node.outs.len() {
+            let v = ir::ValueId { node: id, out: out as u16 };
+            let quantizers: Vec<_> =
+                graph.consumers(v).into_iter().filter(|&(n, _)| graph.node(n).is::<QuantizeLinear>().is_some()).collect();
+            assert!(quantizers.len() <= 1, "\"{}\" has {} quantizers", graph.value(v).name, quantizers.len());
+        }
+        let Some(op) = node.op() else { continue };
+        if ["QuantizeLinear", "DequantizeLinear"].contains(&op.name()) {
+            for v in [node.ins[1].unwrap(), node.ins[2].unwrap()] {
+                assert!(graph.constant(v).is_some(), "{}", node.label());
+            }
+        }
+        if let QuantRole::Weighted { data, weight, bias, .. } = op.quant()
+            && let [Some(x), Some(w)] = [node.ins[data], node.ins[weight]]
+            && let Some(b) = node.ins.get(bias).copied().flatten()
+            && let [Some(x), Some(w), Some(b)] = [x, w, b].map(|v| {
+                let pair = graph.producer::<ops::DequantizeLinear>(v);
+                pair.and_then(|_| graph.constant(graph.node(v.node).ins[1]?)).map(Tensor::to_f32)
+            })
+        {
+            let product: Vec<f32> = (0..b.len()).map(|c| x[0] * w[c % w.len()]).collect();
+            assert_eq!(b, product, "{}: the bias has the scale of the products", node.label());
+        }
+    }
+}
+
+fn case(path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let options = Options::of(&text);
+    let folder = path.parent().unwrap();
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let before = ir::text::parse(&text, &Ops).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    before.check().unwrap();
+    let mut after = before.clone();
+    let (before, report, keeps) = rewrite(&folder.file_name().unwrap().to_string_lossy(), &options, &mut after);
+    after.sweep();
+    after.check().unwrap();
+    check_results(&before, &after, keeps);
+    if keeps == Keeps::Codes {
+        check_emitted(&after);
+    }
+    let mut snapshot = ir::text::print(&after);
+    for line in &report.lines {
+        write!(snapshot, "\n{line}").unwrap();
+    }
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(std::fs::canonicalize(folder).unwrap());
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.remove_snapshot_suffix();
+    settings.remove_input_file();
+    settings.bind(|| insta::assert_snapshot!(name, snapshot));
+}
+
+#[test]
+fn every_pass_does_what_its_snapshots_say() {
+    insta::glob!("../passes", "*/*.onnxtxt", case);
+}
