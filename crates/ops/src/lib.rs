@@ -15,11 +15,14 @@ mod binary;
 mod cast;
 mod ceil;
 mod channel_sum;
+mod class_loss;
 mod clip;
 mod concat;
 mod constant_of_shape;
 mod conv;
+mod conv_transpose;
 mod cos;
+mod depth_to_space;
 mod dequantize_linear;
 mod div;
 mod dropout;
@@ -41,6 +44,7 @@ mod greater_or_equal;
 mod hard_sigmoid;
 mod hard_swish;
 mod identity;
+mod layer_normalization;
 mod leaky_relu;
 mod less;
 mod less_or_equal;
@@ -60,6 +64,7 @@ mod observe;
 mod or;
 mod p_relu;
 mod pact;
+mod pad;
 mod pow;
 mod processed;
 mod quantize_linear;
@@ -75,6 +80,7 @@ mod reduce_sum;
 mod reduce_sum_square;
 mod relu;
 mod reshape;
+mod resize;
 mod round;
 mod sgd;
 mod shape_op;
@@ -87,6 +93,7 @@ mod softmax;
 mod softmax_cross_entropy_loss;
 mod softplus;
 mod softsign;
+mod space_to_depth;
 mod split;
 mod sqrt;
 mod squeeze;
@@ -102,7 +109,6 @@ mod where_op;
 mod window;
 mod xor;
 
-mod class_loss;
 mod shapes;
 #[cfg(test)]
 mod testing;
@@ -127,7 +133,9 @@ pub use clip::{Clip, ClipGrad};
 pub use concat::Concat;
 pub use constant_of_shape::ConstantOfShape;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
+pub use conv_transpose::ConvTranspose;
 pub use cos::Cos;
+pub use depth_to_space::DepthToSpace;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
 pub use dropout::Dropout;
@@ -149,6 +157,7 @@ pub use greater_or_equal::GreaterOrEqual;
 pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
 pub use identity::Identity;
+pub use layer_normalization::{LayerNormalization, LayerNormalizationGrad};
 pub use leaky_relu::LeakyRelu;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
@@ -168,6 +177,7 @@ pub use observe::Observe;
 pub use or::Or;
 pub use p_relu::PRelu;
 pub use pact::{Pact, PactGrad};
+pub use pad::{Pad, PadGrad, PadMode};
 pub use pow::Pow;
 pub use processed::Processed;
 pub use quantize_linear::QuantizeLinear;
@@ -183,6 +193,7 @@ pub use reduce_sum::ReduceSum;
 pub use reduce_sum_square::ReduceSumSquare;
 pub use relu::Relu;
 pub use reshape::Reshape;
+pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Resize, ResizeGrad};
 pub use round::Round;
 pub use sgd::Sgd;
 pub use shape_op::Shape;
@@ -195,6 +206,7 @@ pub use softmax::{Softmax, SoftmaxGrad};
 pub use softmax_cross_entropy_loss::{SoftmaxCrossEntropyGrad, SoftmaxCrossEntropyLoss};
 pub use softplus::Softplus;
 pub use softsign::Softsign;
+pub use space_to_depth::SpaceToDepth;
 pub use split::Split;
 pub use sqrt::Sqrt;
 pub use squeeze::Squeeze;
@@ -230,7 +242,9 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Concat", concat::parse),
     ("", "ConstantOfShape", constant_of_shape::parse),
     ("", "Conv", conv::parse),
+    ("", "ConvTranspose", conv_transpose::parse),
     ("", "Cos", cos::parse),
+    ("", "DepthToSpace", depth_to_space::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
     ("", "Div", div::parse),
     ("", "Dropout", dropout::parse),
@@ -251,6 +265,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "HardSigmoid", hard_sigmoid::parse),
     ("", "HardSwish", hard_swish::parse),
     ("", "Identity", identity::parse),
+    ("", "LayerNormalization", layer_normalization::parse),
     ("", "LeakyRelu", leaky_relu::parse),
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
@@ -267,6 +282,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Not", not::parse),
     ("", "Or", or::parse),
     ("", "PRelu", p_relu::parse),
+    ("", "Pad", pad::parse),
     ("", "Pow", pow::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
     ("", "Range", range::parse),
@@ -280,6 +296,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "ReduceSumSquare", reduce_sum_square::parse),
     ("", "Relu", relu::parse),
     ("", "Reshape", reshape::parse),
+    ("", "Resize", resize::parse),
     ("", "Round", round::parse),
     ("", "Shape", shape_op::parse),
     ("", "Sigmoid", sigmoid::parse),
@@ -291,6 +308,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "SoftmaxCrossEntropyLoss", softmax_cross_entropy_loss::parse),
     ("", "Softplus", softplus::parse),
     ("", "Softsign", softsign::parse),
+    ("", "SpaceToDepth", space_to_depth::parse),
     ("", "Split", split::parse),
     ("", "Sqrt", sqrt::parse),
     ("", "Squeeze", squeeze::parse),
@@ -300,6 +318,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Tile", tile::parse),
     ("", "Transpose", transpose::parse),
     ("", "Unsqueeze", unsqueeze::parse),
+    ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),
     ("", "Xor", xor::parse),
     ("qat", "AbsMax", abs_max::parse),
@@ -318,6 +337,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
+    ("qat", "LayerNormalizationGrad", layer_normalization::parse_grad),
     ("qat", "LogSoftmaxGrad", log_softmax::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
     ("qat", "MaxPoolGrad", max_pool::parse_grad),
@@ -326,8 +346,10 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "Observe", observe::parse),
     ("qat", "Pact", pact::parse),
     ("qat", "PactGrad", pact::parse_grad),
+    ("qat", "PadGrad", pad::parse_grad),
     ("qat", "Processed", processed::parse),
     ("qat", "ReduceGrad", reduce::parse_grad),
+    ("qat", "ResizeGrad", resize::parse_grad),
     ("qat", "Sgd", sgd::parse),
     ("qat", "SliceGrad", slice::parse_grad),
     ("qat", "SoftmaxCrossEntropyGrad", softmax_cross_entropy_loss::parse_grad),
