@@ -44,6 +44,7 @@ mod greater_or_equal;
 mod hard_sigmoid;
 mod hard_swish;
 mod identity;
+mod instance_normalization;
 mod layer_normalization;
 mod leaky_relu;
 mod less;
@@ -157,6 +158,7 @@ pub use greater_or_equal::GreaterOrEqual;
 pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
 pub use identity::Identity;
+pub use instance_normalization::{InstanceNormalization, InstanceNormalizationGrad};
 pub use layer_normalization::{LayerNormalization, LayerNormalizationGrad};
 pub use leaky_relu::LeakyRelu;
 pub use less::Less;
@@ -265,6 +267,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "HardSigmoid", hard_sigmoid::parse),
     ("", "HardSwish", hard_swish::parse),
     ("", "Identity", identity::parse),
+    ("", "InstanceNormalization", instance_normalization::parse),
     ("", "LayerNormalization", layer_normalization::parse),
     ("", "LeakyRelu", leaky_relu::parse),
     ("", "Less", less::parse),
@@ -337,6 +340,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
+    ("qat", "InstanceNormalizationGrad", instance_normalization::parse_grad),
     ("qat", "LayerNormalizationGrad", layer_normalization::parse_grad),
     ("qat", "LogSoftmaxGrad", log_softmax::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
