@@ -62,8 +62,11 @@ pub(crate) fn check_axis(ty: &Type, what: &str, axis: usize, expected: Option<us
     }
 }
 
+/// Two shapes.
+type Shapes<'a> = (&'a [Dim], &'a [Dim]);
+
 /// The shapes of data and weight, which must be of one rank with at least one spatial axis; `None` where unknown.
-pub(crate) fn ranks<'a>(x: &'a Type, w: &'a Type) -> Result<Option<(&'a [Dim], &'a [Dim])>, String> {
+pub(crate) fn ranks<'a>(x: &'a Type, w: &'a Type) -> Result<Option<Shapes<'a>>, String> {
     if let Some(rank) = [x, w].iter().filter_map(|t| t.rank()).find(|&r| r < 3) {
         return Err(format!("{x} and weight {w} should have a spatial axis, but one has rank {rank}"));
     }
@@ -340,7 +343,9 @@ mod tests {
     }
 
     /// Group, stride, dilation, padding, and the shapes of data and weight.
-    const CASES: &[(usize, usize, usize, usize, [usize; 4], [usize; 4])] = &[
+    type Case = (usize, usize, usize, usize, [usize; 4], [usize; 4]);
+
+    const CASES: &[Case] = &[
         (1, 1, 1, 0, [2, 3, 4, 5], [4, 3, 1, 1]),
         (1, 1, 1, 1, [2, 3, 5, 4], [2, 3, 3, 3]),
         (1, 2, 1, 1, [1, 2, 6, 5], [3, 2, 3, 2]),
@@ -350,9 +355,7 @@ mod tests {
         (3, 2, 1, 2, [1, 3, 6, 6], [6, 1, 5, 3]),
     ];
 
-    fn case(
-        &(group, stride, dilation, pad, x, w): &(usize, usize, usize, usize, [usize; 4], [usize; 4]),
-    ) -> Conv {
+    fn case(&(group, stride, dilation, pad, x, w): &Case) -> Conv {
         let window = Window { dilations: vec![dilation; 2], ..Window::new(&w[2..], stride, pad) };
         assert!(x[1] == w[1] * group);
         Conv { window, group }

@@ -253,7 +253,9 @@ mod tests {
     }
 
     /// Group, stride, dilation, padding, output padding, and the shapes of data and weight.
-    const CASES: &[(usize, usize, usize, usize, usize, &[usize], &[usize])] = &[
+    type Case = (usize, usize, usize, usize, usize, &'static [usize], &'static [usize]);
+
+    const CASES: &[Case] = &[
         (1, 1, 1, 0, 0, &[2, 3, 3, 4], &[3, 2, 1, 1]),
         (1, 1, 1, 1, 0, &[2, 3, 3, 4], &[3, 2, 3, 3]),
         (1, 2, 1, 1, 1, &[1, 2, 3, 3], &[2, 3, 3, 2]),
