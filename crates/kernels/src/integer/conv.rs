@@ -1,12 +1,12 @@
 //! Convolution of codes, and the matrix product, which is a convolution of one position.
 #![allow(unsafe_code)]
 
+use super::depthwise::{Filters, Results};
 use super::product::{Columns, MAX_ROWS, Target, multiply};
 use super::{Form, Store};
 use crate::conv::Conv as Geometry;
 use crate::parallel;
-use crate::simd::{lanes, load, load_mut};
-use crate::window::{RUN, Taps, runs};
+use crate::window::runs;
 
 /// Words of the packed rows of one block, about: half of a second-level cache.
 const BLOCK_WORDS: usize = 1 << 15;
@@ -23,15 +23,15 @@ pub struct Conv {
     geometry: Geometry,
     form: Form,
     zero_point: u8,
-    /// One per output channel. With packed columns, it makes up for the zero point of the activations.
+    /// One per output channel; makes up for the zero point of the activations.
     bias: Vec<i32>,
     weights: Weights,
 }
 
 #[derive(Clone, Debug)]
 enum Weights {
-    /// One filter per channel, `(kernel positions, C)`.
-    Depthwise(Vec<i32>),
+    /// One filter per channel.
+    Depthwise(Filters),
     /// The columns of each group, their weights in the order of memory of a patch of the input.
     Packed(Vec<Columns>),
 }
@@ -91,15 +91,14 @@ impl Conv {
         assert!(bias.is_none_or(|bias| bias.len() == out_channels), "bias of {geometry:?}");
         let mut bias = bias.map_or_else(|| vec![0; out_channels], <[i32]>::to_vec);
         let (inputs, outputs, kernel) = (in_channels / groups, out_channels / groups, window.kernel_len());
-        let weights = if groups > 1 && inputs == 1 && outputs == 1 {
-            let tap = |i: usize| i32::from(weights[i % groups * kernel + i / groups]);
-            Weights::Depthwise((0..kernel * groups).map(tap).collect())
+        let len = inputs * kernel;
+        for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(len)) {
+            let sum = weights.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
+            *bias = bias.wrapping_sub(sum.wrapping_mul(zero_point.into()));
+        }
+        let weights = if Filters::fit(&geometry) {
+            Weights::Depthwise(Filters::new(form, geometry, weights, zero_point))
         } else {
-            let len = inputs * kernel;
-            for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(len)) {
-                let sum = weights.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
-                *bias = bias.wrapping_sub(sum.wrapping_mul(zero_point.into()));
-            }
             let group = |group: usize| {
                 let weights = &weights[group * outputs * len..];
                 let at = |i: usize| i % inputs * kernel + i / inputs;
@@ -173,10 +172,8 @@ impl Conv {
         );
         assert_eq!(scale.len(), channels, "scales of {geometry:?}");
         match &self.weights {
-            Weights::Depthwise(weights) => {
-                let job = Depthwise { conv: self, weights, x, scale, zero_point };
-                let rows = (parallel::CHUNK / channels).max(1);
-                parallel::for_each_chunk(y, rows * channels, |i, y| job.run(self.form, i * rows, y));
+            Weights::Depthwise(filters) => {
+                filters.run(x, &Results { bias: &self.bias, scale, zero_point }, y);
             }
             Weights::Packed(groups) => {
                 let blocks = self.blocks();
@@ -288,75 +285,6 @@ fn pack_avx2(
     packed: &mut [u32],
 ) {
     conv.pack(x, first, group, words, patch, packed);
-}
-
-/// A depthwise convolution at work.
-struct Depthwise<'a> {
-    conv: &'a Conv,
-    /// `(kernel positions, C)`.
-    weights: &'a [i32],
-    x: &'a [u8],
-    scale: &'a [f32],
-    zero_point: f32,
-}
-
-impl Depthwise<'_> {
-    /// Fills the output positions from `first` on that `y` has room for.
-    fn run<T: Store>(&self, form: Form, first: usize, y: &mut [T]) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2<T: Store>(job: &Depthwise<'_>, first: usize, y: &mut [T]) {
-                job.body(first, y);
-            }
-            if form != Form::Scalar && Form::Avx2.available() {
-                // SAFETY: the CPU has AVX2 and FMA.
-                return unsafe { avx2(self, first, y) };
-            }
-        }
-        let _ = form;
-        self.body(first, y);
-    }
-
-    #[inline(always)]
-    fn body<T: Store>(&self, first: usize, y: &mut [T]) {
-        let Geometry { in_channels: channels, window, .. } = self.conv.geometry;
-        let (h, w) = (&window.height, &window.width);
-        let x_zero = i32::from(self.conv.zero_point);
-        let mut done = 0;
-        for (image, row, column, length) in runs(first, y.len() / channels, h.output, w.output) {
-            let image = &self.x[image * window.input_len() * channels..][..window.input_len() * channels];
-            let row = h.taps(row);
-            let mut columns = [Taps::NONE; RUN];
-            for (i, slot) in columns[..length].iter_mut().enumerate() {
-                *slot = w.taps(column + i);
-            }
-            let y = &mut y[done * channels..][..length * channels];
-            done += length;
-            lanes!(channels, c, LANES => {
-                let bias: &[i32; LANES] = load(&self.conv.bias, c);
-                let scale: &[f32; LANES] = load(self.scale, c);
-                for (p, column) in columns[..length].iter().enumerate() {
-                    let mut sums = *bias;
-                    for i in 0..row.count {
-                        for j in 0..column.count {
-                            let source = row.source_at(i) * w.input + column.source_at(j);
-                            let tap = row.kernel_at(i) * w.kernel + column.kernel_at(j);
-                            let x: &[u8; LANES] = load(image, source * channels + c);
-                            let weights: &[i32; LANES] = load(self.weights, tap * channels + c);
-                            for l in 0..LANES {
-                                sums[l] = sums[l].wrapping_add((i32::from(x[l]) - x_zero) * weights[l]);
-                            }
-                        }
-                    }
-                    let y: &mut [T; LANES] = load_mut(y, p * channels + c);
-                    for l in 0..LANES {
-                        y[l] = T::store(sums[l], scale[l], self.zero_point);
-                    }
-                }
-            });
-        }
-    }
 }
 
 #[cfg(test)]

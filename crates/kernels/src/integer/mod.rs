@@ -18,6 +18,7 @@
 //! All forms of a kernel give the same bits: int32 sums have no rounding, and the rest is element by element.
 
 mod conv;
+mod depthwise;
 mod elementwise;
 mod pool;
 mod product;

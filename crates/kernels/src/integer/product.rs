@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::{Form, Store};
+use crate::simd::{lanes, load, load_mut};
 
 impl Form {
     /// Codes in a word.
@@ -253,14 +254,24 @@ unsafe fn blocks<V: Vector, T: Store, const ROWS: usize>(
             }
             for sums in sums.chunks_exact(vectors * V::LANES).take(height) {
                 let y = &mut y[row * stride + first + panel_first..][..used];
-                let sums = sums[..used].iter().zip(bias).zip(scale);
-                for (y, ((&sum, &bias), &scale)) in y.iter_mut().zip(sums) {
-                    *y = T::store(sum.wrapping_add(bias), scale, zero_point);
-                }
+                store_row(&sums[..used], bias, scale, zero_point, y);
                 row += 1;
             }
         }
     }
+}
+
+/// `y = store(sums + bias)`. Works on copies of the operands, which the compiler knows not to overlap the result.
+#[inline(always)]
+pub(super) fn store_row<T: Store>(sums: &[i32], bias: &[i32], scale: &[f32], zero_point: f32, y: &mut [T]) {
+    lanes!(y.len(), c, LANES => {
+        let (sums, bias, scale): ([i32; LANES], [i32; LANES], [f32; LANES]) =
+            (*load(sums, c), *load(bias, c), *load(scale, c));
+        let y: &mut [T; LANES] = load_mut(y, c);
+        for l in 0..LANES {
+            y[l] = T::store(sums[l].wrapping_add(bias[l]), scale[l], zero_point);
+        }
+    });
 }
 
 /// The sums of `ROWS` rows with a panel of `VECTORS` vectors, row by row into `out`.
