@@ -32,9 +32,9 @@ enum Command {
 }
 
 /// Runs a command line, without the program's name, which is `program`.
-pub fn run(program: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(program: &'static str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let all = std::iter::once(OsString::from(program)).chain(args);
-    let command = Cli::command().name(program.to_string()).bin_name(program.to_string());
+    let command = Cli::command().name(program).bin_name(program);
     let parsed = command.try_get_matches_from(all).and_then(|m| Cli::from_arg_matches(&m));
     let result = match parsed {
         Ok(Cli { command: Command::Quantize(args) }) => quantize::run(&args),

@@ -240,11 +240,10 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     let score = |a: Option<Accuracy>, f: fn(&Accuracy) -> f64| a.as_ref().map_or("-".into(), |a| percent(f(a)));
     let mut table = Table::new(["", "float", "int8"]);
     if done.float.is_some() || done.int8.is_some() {
-        table = table
-            .row(["top-1".into(), score(done.float, Accuracy::top1), score(done.int8, Accuracy::top1)])
-            .row(["top-5".into(), score(done.float, Accuracy::top5), score(done.int8, Accuracy::top5)]);
+        table.row(["top-1".into(), score(done.float, Accuracy::top1), score(done.int8, Accuracy::top1)]);
+        table.row(["top-5".into(), score(done.float, Accuracy::top5), score(done.int8, Accuracy::top5)]);
     }
-    table = table.row(["size".to_string(), bytes(before), bytes(after)]);
+    table.row(["size".to_string(), bytes(before), bytes(after)]);
     printer.line("");
     printer.line(table.to_string().trim_end());
     if done.outcome == Outcome::WeightOnly {

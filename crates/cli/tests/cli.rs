@@ -1,0 +1,137 @@
+//! The command as a user runs it: exit codes, messages, files.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn digits(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/digits").join(name);
+    path.display().to_string()
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onnx-qat")).args(args).output().unwrap()
+}
+
+/// Runs a command that has to fail with 1; its message.
+fn failure(args: &[&str]) -> String {
+    let output = run(args);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+    assert!(message.starts_with("error: "), "{message}");
+    message
+}
+
+fn file(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect()
+}
+
+#[test]
+fn quantizes_the_fixture_and_evaluates_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("int8.onnx").display().to_string();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let args = ["quantize", &model, "--train", &data, "--eval", &data, "--pact", "--lr", "0.01", "-o", &out];
+    let output = run(&args);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["quantized: ", "epoch 1 of 1", "top-1", "written: "] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let output = run(&["evaluate", &out, "--eval", &data, "--json"]);
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(line["accuracy"]["top1"].as_f64().unwrap() > 0.97, "{line}");
+    let output = run(&["inspect", &out]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("QuantizeLinear") && !text.contains("qat."), "{text}");
+    assert_eq!(files(dir.path()).len(), 1, "nothing but the result is left");
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let bytes = ["1", "3"].map(|threads| {
+        let out = dir.path().join(format!("{threads}.onnx"));
+        let args = ["quantize", &model, "--train", &data, "--pact", "--limit", "256", "--threads", threads, "--quiet", "-o"];
+        assert!(run(&[&args[..], &[out.to_str().unwrap()]].concat()).status.success());
+        std::fs::read(out).unwrap()
+    });
+    assert!(bytes[0] == bytes[1]);
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    assert_eq!(run(&["quantize"]).status.code(), Some(2));
+    assert_eq!(run(&["quantise", "x"]).status.code(), Some(2));
+    assert_eq!(run(&["quantize", "x.onnx", "--epochs", "many"]).status.code(), Some(2));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+    assert_eq!(run(&["quantize", "--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn bad_models_are_told_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.onnx").display().to_string();
+    let quantize = |model: &str| failure(&["quantize", model, "-o", &out]);
+    let missing = dir.path().join("none.onnx").display().to_string();
+    assert!(quantize(&missing).contains("none.onnx"));
+    let text = file(dir.path(), "text.onnx", b"not a model at all, only words");
+    assert!(quantize(&text).contains("text.onnx"));
+    let whole = std::fs::read(digits("digits_cnn.onnx")).unwrap();
+    let cut = file(dir.path(), "cut.onnx", &whole[..whole.len() / 2]);
+    assert!(quantize(&cut).contains("cut.onnx"));
+    assert_eq!(files(dir.path()).len(), 2);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_told() {
+    let data = digits("digits.npz");
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = dir.path().join("no/such/folder/out.onnx").display().to_string();
+    let e = failure(&["quantize", &digits("digits_cnn.onnx"), "--eval", &data, "-o", &nowhere]);
+    assert!(e.contains("out.onnx"), "{e}");
+}
+
+#[test]
+fn bad_data_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = digits("digits_cnn.onnx");
+    let out = dir.path().join("out.onnx").display().to_string();
+    let train = |data: &str| failure(&["quantize", &model, "--train", data, "-o", &out]);
+
+    use std::collections::BTreeMap;
+    use onnx_qat::tensor::Tensor;
+    let npz = |name: &str, x: Tensor, y: Vec<i64>| {
+        let path = dir.path().join(name);
+        let arrays = BTreeMap::from([("x".to_string(), x), ("y".to_string(), Tensor::new(&[y.len()], y))]);
+        onnx_qat::data::npz::write(&path, &arrays).unwrap();
+        path.display().to_string()
+    };
+    let images = |shape: &[usize], value: f32| Tensor::new(shape, vec![value; shape.iter().product()]);
+
+    let e = train(&npz("shape.npz", images(&[64, 1, 9, 8], 0.5), vec![0; 64]));
+    assert!(e.contains("shape.npz") && e.contains('9'), "{e}");
+    let e = train(&npz("labels.npz", images(&[64, 1, 8, 8], 0.5), vec![11; 64]));
+    assert!(e.contains("labels.npz") && e.contains("11"), "{e}");
+    let e = train(&npz("nan.npz", images(&[64, 1, 8, 8], f32::NAN), vec![0; 64]));
+    assert!(e.contains("nan.npz") && e.contains("NaN"), "{e}");
+    let e = train(&npz("few.npz", images(&[3, 1, 8, 8], 0.5), vec![0; 3]));
+    assert!(e.contains("batch"), "{e}");
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn an_unknown_configuration_key_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = file(dir.path(), "quant.toml", b"weight_bit = 8\n");
+    let e = failure(&["quantize", &digits("digits_cnn.onnx"), "--config", &config]);
+    assert!(e.contains("quant.toml") && e.contains("weight_bit"), "{e}");
+}
