@@ -3,7 +3,7 @@
 use ir::{Attrs, Dim, Infer, Io, Lower, Parse, Parts, Step, Type};
 use kernels::reduce::{Reduce, reduce_all};
 use kernels::softmax::{LabelError, Labels, LossGrad};
-use tensor::{DType, Element};
+use tensor::DType;
 
 /// How the losses of all samples become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,10 @@ impl ClassLoss {
     pub(crate) fn parse(cx: &Parse) -> Result<ClassLoss, String> {
         let name = cx.attrs.str("reduction", "mean")?;
         let known = REDUCTIONS.iter().find(|(n, _)| *n == name);
-        let reduction = known.ok_or_else(|| format!("reduction should be none, mean or sum, but is \"{name}\""))?.1;
-        let ignore_index = cx.attrs.get("ignore_index").map(|_| cx.attrs.int("ignore_index", 0)).transpose()?;
+        let reduction =
+            known.ok_or_else(|| format!("reduction should be none, mean or sum, but is \"{name}\""))?.1;
+        let ignore_index =
+            cx.attrs.get("ignore_index").map(|_| cx.attrs.int("ignore_index", 0)).transpose()?;
         Ok(ClassLoss { reduction, ignore_index })
     }
 
@@ -58,7 +60,9 @@ impl ClassLoss {
         };
         let expected = Type { dtype: labels.dtype, shape: without_classes };
         if !labels.agrees(&expected) {
-            return Err(format!("the labels {labels} do not fit the scores {scores}: {expected} is expected"));
+            return Err(format!(
+                "the labels {labels} do not fit the scores {scores}: {expected} is expected"
+            ));
         }
         if cx.has(at + 2) {
             let weights = cx.float(at + 2)?;
@@ -248,7 +252,11 @@ pub(crate) mod testing {
                         let near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-5;
                         assert!(got[0].to_f64().iter().zip(&want).all(near), "{:?} against {want:?}", got[0]);
                         if outs == 2 {
-                            assert!(got[1].to_f64().iter().zip(&logs).all(near), "{:?} against {logs:?}", got[1]);
+                            assert!(
+                                got[1].to_f64().iter().zip(&logs).all(near),
+                                "{:?} against {logs:?}",
+                                got[1]
+                            );
                         }
                         check_gradient_within(Arc::new(op(loss)), &ins, outs, &[0], Tolerance::default());
                     }

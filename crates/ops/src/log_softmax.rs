@@ -49,7 +49,9 @@ impl Op for LogSoftmax {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        lower(cx, self.axis, self.flatten, 1, |[x, _], classes, y| kernels::softmax::log_softmax(x, classes, y))
+        lower(cx, self.axis, self.flatten, 1, |[x, _], classes, y| {
+            kernels::softmax::log_softmax(x, classes, y)
+        })
     }
 
     fn layouts(&self) -> Layouts {

@@ -97,9 +97,8 @@ impl Op for NegativeLogLikelihoodGrad {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         cx.typed::<f32>(0)?;
         let loss = self.loss;
-        Ok(Samples::new(loss, cx, 1)?.step(0, move |labels, parts, _| {
-            nll_grad(labels, loss.grad(parts.input(0)), parts.output(0))
-        }))
+        Ok(Samples::new(loss, cx, 1)?
+            .step(0, move |labels, parts, _| nll_grad(labels, loss.grad(parts.input(0)), parts.output(0))))
     }
 
     fn layouts(&self) -> Layouts {

@@ -2,7 +2,7 @@
 //!
 //! Before opset 13 the operand counted as a matrix, cut in front of `axis`: the function ran over all axes from there on.
 
-use ir::{Attrs, Infer, Io, Layouts, Lower, Op, OnnxForm, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::relayout::{from_channels_last, to_channels_last};
 
 /// `Softmax(x)`: `e^x / sum of e^x` along an axis. f32.
@@ -41,7 +41,10 @@ pub(crate) fn attrs(axis: i64, flatten: bool) -> Attrs {
 
 pub(crate) fn to_onnx(op: &dyn Op, flatten: bool) -> Result<OnnxForm, String> {
     if flatten {
-        return Err(format!("{} over several axes at once, as before opset 13, has no form any more", op.name()));
+        return Err(format!(
+            "{} over several axes at once, as before opset 13, has no form any more",
+            op.name()
+        ));
     }
     Ok(OnnxForm { op_type: op.name().into(), attrs: op.attrs(), ..OnnxForm::default() })
 }
@@ -226,7 +229,10 @@ pub(crate) mod testing {
         assert!(eval(&op(2, false), &[&x]).unwrap_err().contains("axis 2"));
         assert!(eval(&op(-3, true), &[&x]).unwrap_err().contains("axis -3"));
         assert_eq!(eval(&op(2, true), &[&x]).unwrap().to_f64()[0], of(0.0, 1.0), "rows of one element");
-        assert_eq!(eval(&op(1, false), &[&tensor::Tensor::zeros(tensor::DType::F32, &[2, 0])]).unwrap().len(), 0);
+        assert_eq!(
+            eval(&op(1, false), &[&tensor::Tensor::zeros(tensor::DType::F32, &[2, 0])]).unwrap().len(),
+            0
+        );
         assert!(eval(&op(0, false), &[&tensor::Tensor::scalar(1f32)]).is_err());
     }
 }
