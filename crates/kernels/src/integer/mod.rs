@@ -20,11 +20,13 @@
 mod conv;
 mod depthwise;
 mod elementwise;
+mod matrix;
 mod pool;
 mod product;
 
 pub use conv::Conv;
 pub use elementwise::{Add, Affine, Mul, lookup};
+pub use matrix::{Codes, multiply};
 pub use pool::{average, global_average};
 
 /// The instructions that a product of codes is computed with.
