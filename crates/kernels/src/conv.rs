@@ -114,6 +114,12 @@ impl Conv {
         self.groups > 1 && self.groups == self.in_channels
     }
 
+    /// Whether packing the weights would take longer than it saves: a pointwise convolution of few positions, as in
+    /// squeeze-and-excitation blocks.
+    fn is_small(&self) -> bool {
+        self.is_pointwise() && self.rows() <= 64
+    }
+
     /// Whether the patch matrix is the input itself.
     fn is_pointwise(&self) -> bool {
         self.window.height.is_identity() && self.window.width.is_identity()
@@ -204,6 +210,9 @@ pub fn forward_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::gather_workspace(conv);
     }
+    if conv.is_small() {
+        return 0;
+    }
     packed_workspace(conv)
 }
 
@@ -233,11 +242,22 @@ pub fn forward(
         "bias is not of one value per output channel"
     );
     if conv.is_depthwise() {
-        return depthwise::forward(conv, x, w, bias, y, workspace);
+        return depthwise::forward(Isa::detect(), conv, x, w, bias, y, workspace);
+    }
+    let (inputs, outputs) = (conv.group_inputs(), conv.group_outputs());
+    if conv.is_small() {
+        for group in 0..conv.groups {
+            let x = Matrix::strided(&x[group * inputs..], conv.rows(), inputs, conv.in_channels, 1);
+            let w = Matrix::new(&w[group * outputs * inputs..], outputs, inputs).transposed();
+            let y = MatrixMut::strided(&mut y[group * outputs..], conv.rows(), outputs, conv.out_channels);
+            multiply(1.0, x, w, 0.0, y);
+        }
+        bias.into_iter().for_each(|bias| add_bias(Isa::detect(), bias, y));
+        return;
     }
     let (packed, patches) = workspace.split_at_mut(conv.weight_len());
     // (groups, O, C, kernel) to (groups, kernel, C, O): the right operand of the product, row by row.
-    let shape = [conv.groups, conv.group_outputs(), conv.group_inputs(), conv.window.kernel_len()];
+    let shape = [conv.groups, outputs, inputs, conv.window.kernel_len()];
     permute(w, &shape, &[0, 3, 2, 1], packed);
     forward_packed(conv, x, packed, bias, y, patches);
 }
@@ -301,7 +321,7 @@ pub fn input_grad_workspace(conv: &Conv) -> usize {
 pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
     check(conv, dx.len(), w.len(), dy.len());
     if conv.is_depthwise() {
-        return depthwise::input_grad(conv, dy, w, dx, workspace);
+        return depthwise::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
     }
     let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
     if conv.is_pointwise() {
@@ -371,7 +391,7 @@ pub fn weight_grad_workspace(conv: &Conv) -> usize {
 pub fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace: &mut [f32]) {
     check(conv, x.len(), dw.len(), dy.len());
     if conv.is_depthwise() {
-        return depthwise::weight_grad(conv, x, dy, dw, workspace);
+        return depthwise::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
     }
     let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
     let (width, tiles) = (conv.patch_len(), Tiles::weight_grad(conv));
@@ -496,12 +516,13 @@ pub fn transpose_weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32],
 }
 
 /// # Panics
-/// When a length is not that of its shape.
+/// When a length is not that of its shape, or the geometry was not made by the constructors and is impossible.
 fn check(conv: &Conv, x: usize, w: usize, y: usize) {
     assert!(
         x == conv.input_len() && w == conv.weight_len() && y == conv.output_len(),
         "slices of {x}, {w} and {y} elements do not fit {conv:?}"
     );
+    assert!(conv.window.height.is_sound() && conv.window.width.is_sound(), "impossible window of {conv:?}");
 }
 
 /// Reverses the order of chunks of `len` elements.
@@ -648,7 +669,9 @@ dispatch! {
     /// `y[row, c] += bias[c]`.
     fn add_bias(bias: &[f32], y: &mut [f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
-            row.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
+            for (y, &bias) in row.iter_mut().zip(bias) {
+                *y += bias;
+            }
         }
     }
 
@@ -666,7 +689,9 @@ dispatch! {
             return;
         }
         for row in dy.chunks_exact(channels) {
-            sums.iter_mut().zip(&row[first..]).for_each(|(sum, &dy)| *sum += dy);
+            for (sum, &dy) in sums.iter_mut().zip(&row[first..]) {
+                *sum += dy;
+            }
         }
     }
 }
@@ -774,6 +799,8 @@ mod tests {
             (2, 40, 40, 40, square(33, 5, 2, 2)),
             (2, 16, 8, 4, square(40, 3, 2, 1)),
             (1, 700, 30, 1, square(1, 1, 1, 0)),
+            (2, 12, 30, 3, square(2, 1, 1, 0)),
+            (70, 700, 30, 1, square(1, 1, 1, 0)),
         ] {
             check_conv(&Conv::new(batch, inputs, outputs, groups, window).unwrap(), &mut draw);
         }

@@ -9,8 +9,8 @@
 use crate::conv::Conv;
 use crate::parallel;
 use crate::relayout::permute;
-use crate::simd::{Isa, Vector, dispatch, dispatch_vectors, load};
-use crate::window::{Axis, RUN, Taps, Window, runs};
+use crate::simd::{Isa, Vector, dispatch, dispatch_vectors};
+use crate::window::{Axis, RUN, Taps, Window, chunk_positions, runs};
 use std::ops::Range;
 
 /// Workspace of [`forward`] and [`input_grad`], in `f32`.
@@ -20,6 +20,7 @@ pub(crate) fn gather_workspace(conv: &Conv) -> usize {
 
 /// See [`crate::conv::forward`].
 pub(crate) fn forward(
+    isa: Isa,
     conv: &Conv,
     x: &[f32],
     w: &[f32],
@@ -27,24 +28,37 @@ pub(crate) fn forward(
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
-    let (isa, channels, multiplier) = (Isa::detect(), conv.in_channels, conv.out_channels / conv.in_channels);
-    let (source, target) = (extent(&conv.window, |axis| axis.input), extent(&conv.window, |axis| axis.output));
+    let (channels, multiplier) = (conv.in_channels, conv.out_channels / conv.in_channels);
+    let (source, target) =
+        (extent(&conv.window, |axis| axis.input), extent(&conv.window, |axis| axis.output));
     let weights = pack(conv, w, workspace);
-    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, 1, |run, y| match multiplier {
-        1 => correlate(isa, run, channels, bias, y),
-        _ => correlate_multiplied(isa, run, channels, multiplier, bias, y),
+    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, 1, |run, y| {
+        match multiplier {
+            1 => correlate(isa, run, channels, bias, y),
+            _ => correlate_multiplied(isa, run, channels, multiplier, bias, y),
+        }
     });
 }
 
 /// See [`crate::conv::input_grad`].
-pub(crate) fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
-    let (isa, channels, multiplier) = (Isa::detect(), conv.in_channels, conv.out_channels / conv.in_channels);
-    let (source, target) = (extent(&conv.window, |axis| axis.output), extent(&conv.window, |axis| axis.input));
+pub(crate) fn input_grad(
+    isa: Isa,
+    conv: &Conv,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    workspace: &mut [f32],
+) {
+    let (channels, multiplier) = (conv.in_channels, conv.out_channels / conv.in_channels);
+    let (source, target) =
+        (extent(&conv.window, |axis| axis.output), extent(&conv.window, |axis| axis.input));
     let weights = pack(conv, w, workspace);
     let period = conv.window.width.stride;
-    sweep(&conv.window, dy, source, weights, dx, target, channels, Axis::grad_taps, period, |run, dx| match multiplier {
-        1 => correlate(isa, run, channels, None, dx),
-        _ => contract(isa, run, channels, multiplier, dx),
+    sweep(&conv.window, dy, source, weights, dx, target, channels, Axis::grad_taps, period, |run, dx| {
+        match multiplier {
+            1 => correlate(isa, run, channels, None, dx),
+            _ => contract(isa, run, channels, multiplier, dx),
+        }
     });
 }
 
@@ -107,15 +121,19 @@ fn sweep(
 ) {
     let images = (target.len() / (height * width * channels)).max(1);
     let image_len = source.len() / images;
-    let positions = (parallel::CHUNK / channels).max(1);
+    let positions = chunk_positions(channels, width);
     parallel::for_each_chunk(target, positions * channels, |chunk, target| {
         let mut rest = target;
+        let (mut columns, mut known) = ([Taps::NONE; RUN], None);
         for (image, row, column, length) in runs(chunk * positions, rest.len() / channels, height, width) {
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(length * channels);
             rest = tail;
-            let mut columns = [Taps::NONE; RUN];
-            for (i, slot) in columns[..length].iter_mut().enumerate() {
-                *slot = taps(&window.width, column + i);
+            // Row after row has the same columns.
+            if known != Some((column, length)) {
+                known = Some((column, length));
+                for (i, slot) in columns[..length].iter_mut().enumerate() {
+                    *slot = taps(&window.width, column + i);
+                }
             }
             let run = Run {
                 image: &source[image * image_len..][..image_len],
@@ -276,7 +294,9 @@ dispatch! {
                 let w = &run.weights[kernel * outputs..][..outputs];
                 let groups = target.chunks_exact_mut(multiplier).zip(w.chunks_exact(multiplier));
                 for (&x, (y, w)) in x.iter().zip(groups) {
-                    y.iter_mut().zip(w).for_each(|(y, &w)| *y += x * w);
+                    for (y, &w) in y.iter_mut().zip(w) {
+                        *y += x * w;
+                    }
                 }
             });
         }
@@ -322,8 +342,14 @@ pub(crate) fn weight_grad_workspace(conv: &Conv) -> usize {
 }
 
 /// See [`crate::conv::weight_grad`].
-pub(crate) fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace: &mut [f32]) {
-    let isa = Isa::detect();
+pub(crate) fn weight_grad(
+    isa: Isa,
+    conv: &Conv,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    workspace: &mut [f32],
+) {
     let multiplier = conv.out_channels / conv.in_channels;
     let (per_image, parts) = bands(conv);
     let per_part = (conv.batch * per_image).div_ceil(parts);
@@ -375,9 +401,11 @@ fn add_weight_grad(
     rows: Range<usize>,
     sums: &mut [f32],
 ) {
-    // With what `Axis::outputs` promises, all that the loops below, which do not check bounds, rely on.
+    // With what `Axis::outputs` promises for a sound axis, all that the loops below, which do not check bounds, rely on.
     assert!(
-        x.len() == window.input_len() * channels
+        window.height.is_sound()
+            && window.width.is_sound()
+            && x.len() == window.input_len() * channels
             && dy.len() == window.output_len() * channels
             && sums.len() == window.kernel_len() * channels
     );
@@ -439,6 +467,9 @@ fn add_weight_grad_at<V: Vector, const VECTORS: usize>(
         let (rows, y_offset) = meeting(height, ky, rows.clone());
         for kx in 0..width.kernel {
             let (columns, x_offset) = meeting(width, kx, 0..width.output);
+            if columns.is_empty() {
+                continue;
+            }
             let mut sum = [V::splat(0.0); VECTORS];
             for row in rows.clone() {
                 let source_row = (row * height.stride).wrapping_add(y_offset) * width.input;
@@ -451,7 +482,8 @@ fn add_weight_grad_at<V: Vector, const VECTORS: usize>(
                         // SAFETY: `meeting` gives output positions inside the output that meet positions inside the
                         // input, `add_weight_grad` checked that both have `channels` values for each position, and the
                         // caller handles channels below `channels` only.
-                        let (x, dy) = unsafe { (V::load(x.wrapping_add(lane)), V::load(dy.wrapping_add(lane))) };
+                        let (x, dy) =
+                            unsafe { (V::load(x.wrapping_add(lane)), V::load(dy.wrapping_add(lane))) };
                         *sum = sum.add(x.mul(dy));
                     }
                     x = x.wrapping_add(x_step);
@@ -496,10 +528,45 @@ dispatch! {
                         let dy = &dy[(row * width.output + column) * outputs..][..outputs];
                         let groups = sums.chunks_exact_mut(multiplier).zip(dy.chunks_exact(multiplier));
                         for (&x, (sums, dy)) in x.iter().zip(groups) {
-                            sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += x * dy);
+                            for (sum, &dy) in sums.iter_mut().zip(dy) {
+                                *sum += x * dy;
+                            }
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::reference::Draw;
+    use crate::window::Rounding;
+
+    /// The values are tested in [`crate::conv`].
+    #[test]
+    fn all_instruction_sets_give_the_same_bits() {
+        let mut draw = Draw::new(31);
+        for (channels, multiplier, stride) in [(45, 1, 1), (63, 1, 2), (7, 3, 2)] {
+            let axis = Axis::new(13, 3, stride, 1, 1, 1, Rounding::Floor).unwrap();
+            let window = Window { height: axis, width: axis };
+            let conv = Conv::new(2, channels, channels * multiplier, channels, window).unwrap();
+            let (x, w) = (draw.values(conv.input_len()), draw.values(conv.weight_len()));
+            let (dy, bias) = (draw.values(conv.output_len()), draw.values(conv.out_channels));
+            let all = |isa| {
+                let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+                let mut workspace = vec![0.0; weight_grad_workspace(&conv)];
+                forward(isa, &conv, &x, &w, Some(&bias), &mut y, &mut workspace);
+                input_grad(isa, &conv, &dy, &w, &mut dx, &mut workspace);
+                weight_grad(isa, &conv, &x, &dy, &mut dw, &mut workspace);
+                (y, dx, dw)
+            };
+            let reference = all(Isa::Scalar);
+            for isa in Isa::ALL {
+                assert_eq!(all(isa), reference, "{isa:?}");
             }
         }
     }

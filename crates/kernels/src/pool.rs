@@ -9,7 +9,7 @@
 use crate::parallel;
 use crate::simd::{Isa, dispatch, lanes, load, load_mut};
 pub use crate::window::{Axis, Rounding, Window};
-use crate::window::{RUN, Taps, runs};
+use crate::window::{RUN, Taps, chunk_positions, runs};
 
 /// A pooling of fixed shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,11 +61,6 @@ impl Pool {
         let fits = x == self.input_len() && y == self.output_len();
         assert!(fits, "slices of {x} and {y} elements do not fit {self:?}");
     }
-
-    /// Positions of a chunk of work.
-    fn chunk(&self) -> usize {
-        (parallel::CHUNK / self.channels).max(1)
-    }
 }
 
 /// One run of positions in a row of the image that is being filled, with what it sees of the other image.
@@ -78,8 +73,7 @@ struct Run<'a> {
     channels: usize,
 }
 
-/// Runs a block for every row, column and position of the image that is read which meets the given column of a run. A
-/// macro, as sums stay in registers only where the loop is in the same function before it is optimized.
+/// Runs a block for every row, column and position of the image that is read which meets the given column of a run.
 macro_rules! for_taps {
     ($run:expr, $column:expr, ($source_row:ident, $source_column:ident, $position:ident) => $body:block) => {
         for i in 0..$run.row.count {
@@ -107,10 +101,14 @@ fn for_each_run(
     let (height, width, source_width) =
         if grad { (h.input, w.input, w.output) } else { (h.output, w.output, w.input) };
     let mut done = 0;
+    let (mut columns, mut known) = ([Taps::NONE; RUN], None);
     for (image, row, column, length) in runs(first, count, height, width) {
-        let mut columns = [Taps::NONE; RUN];
-        for (i, slot) in columns[..length].iter_mut().enumerate() {
-            *slot = taps(w, column + i);
+        // Row after row has the same columns.
+        if known != Some((column, length)) {
+            known = Some((column, length));
+            for (i, slot) in columns[..length].iter_mut().enumerate() {
+                *slot = taps(w, column + i);
+            }
         }
         let run = Run {
             row: taps(h, row),
@@ -135,11 +133,12 @@ pub fn max(pool: &Pool, x: &[f32], y: &mut [f32], argmax: &mut [i32]) {
     pool.check(x.len(), y.len());
     assert!(argmax.len() == y.len(), "{} positions for {} outputs", argmax.len(), y.len());
     let isa = Isa::detect();
+    let positions = chunk_positions(pool.channels, pool.window.width.output);
     let image_len = pool.window.input_len() * pool.channels;
-    let chunk_len = pool.chunk() * pool.channels;
+    let chunk_len = positions * pool.channels;
     parallel::for_each_chunk2(y, chunk_len, argmax, chunk_len, |chunk, y, argmax| {
         let count = y.len() / pool.channels;
-        for_each_run(pool, chunk * pool.chunk(), count, false, |run, image, _, at, len| {
+        for_each_run(pool, chunk * positions, count, false, |run, image, _, at, len| {
             let x = &x[image * image_len..][..image_len];
             max_run(isa, run, x, &mut y[at..][..len], &mut argmax[at..][..len]);
         });
@@ -154,10 +153,11 @@ pub fn max_grad(pool: &Pool, argmax: &[i32], dy: &[f32], dx: &mut [f32]) {
     pool.check(dx.len(), dy.len());
     assert!(argmax.len() == dy.len(), "{} positions for {} outputs", argmax.len(), dy.len());
     let isa = Isa::detect();
+    let positions = chunk_positions(pool.channels, pool.window.width.input);
     let image_len = pool.window.output_len() * pool.channels;
-    parallel::for_each_chunk(dx, pool.chunk() * pool.channels, |chunk, dx| {
+    parallel::for_each_chunk(dx, positions * pool.channels, |chunk, dx| {
         let count = dx.len() / pool.channels;
-        for_each_run(pool, chunk * pool.chunk(), count, true, |run, image, position, at, len| {
+        for_each_run(pool, chunk * positions, count, true, |run, image, position, at, len| {
             let (dy, argmax) =
                 (&dy[image * image_len..][..image_len], &argmax[image * image_len..][..image_len]);
             max_grad_run(isa, run, argmax, dy, position as i32, &mut dx[at..][..len]);
@@ -174,11 +174,12 @@ pub fn max_grad(pool: &Pool, argmax: &[i32], dy: &[f32], dx: &mut [f32]) {
 pub fn average(pool: &Pool, include_pad: bool, x: &[f32], y: &mut [f32]) {
     pool.check(x.len(), y.len());
     let isa = Isa::detect();
+    let positions = chunk_positions(pool.channels, pool.window.width.output);
     let image_len = pool.window.input_len() * pool.channels;
     let width = pool.window.width.output;
-    parallel::for_each_chunk(y, pool.chunk() * pool.channels, |chunk, y| {
+    parallel::for_each_chunk(y, positions * pool.channels, |chunk, y| {
         let count = y.len() / pool.channels;
-        for_each_run(pool, chunk * pool.chunk(), count, false, |run, image, position, at, len| {
+        for_each_run(pool, chunk * positions, count, false, |run, image, position, at, len| {
             let x = &x[image * image_len..][..image_len];
             let (row, column) = (position / width, position % width);
             average_run(isa, run, &pool.window, include_pad, row, column, x, &mut y[at..][..len]);
@@ -193,10 +194,11 @@ pub fn average(pool: &Pool, include_pad: bool, x: &[f32], y: &mut [f32]) {
 pub fn average_grad(pool: &Pool, include_pad: bool, dy: &[f32], dx: &mut [f32]) {
     pool.check(dx.len(), dy.len());
     let isa = Isa::detect();
+    let positions = chunk_positions(pool.channels, pool.window.width.input);
     let image_len = pool.window.output_len() * pool.channels;
-    parallel::for_each_chunk(dx, pool.chunk() * pool.channels, |chunk, dx| {
+    parallel::for_each_chunk(dx, positions * pool.channels, |chunk, dx| {
         let count = dx.len() / pool.channels;
-        for_each_run(pool, chunk * pool.chunk(), count, true, |run, image, _, at, len| {
+        for_each_run(pool, chunk * positions, count, true, |run, image, _, at, len| {
             let dy = &dy[image * image_len..][..image_len];
             average_grad_run(isa, run, &pool.window, include_pad, dy, &mut dx[at..][..len]);
         });
@@ -248,38 +250,43 @@ fn check_global(x: usize, positions: usize, channels: usize, y: usize) {
 
 dispatch! {
     fn max_run(run: &Run<'_>, x: &[f32], y: &mut [f32], argmax: &mut [i32]) {
-        lanes!(run.channels, c, LANES => {
-            for (p, column) in run.columns.iter().enumerate() {
-                let (mut best, mut at) = ([f32::NEG_INFINITY; LANES], [-1i32; LANES]);
-                for_taps!(run, column, (_row, _column, position) => {
-                    let x: &[f32; LANES] = load(x, position * run.channels + c);
-                    for l in 0..LANES {
-                        // The first input wins even as -inf, and a NaN over all but an earlier one.
-                        let wins = (x[l] > best[l]) | ((x[l] != x[l]) & (best[l] == best[l])) | (at[l] < 0);
-                        best[l] = if wins { x[l] } else { best[l] };
-                        at[l] = if wins { position as i32 } else { at[l] };
+        let outputs = y.chunks_exact_mut(run.channels).zip(argmax.chunks_exact_mut(run.channels));
+        for (column, (y, argmax)) in run.columns.iter().zip(outputs) {
+            let mut is_first = true;
+            for_taps!(run, column, (_row, _column, position) => {
+                let x = &x[position * run.channels..][..run.channels];
+                if is_first {
+                    y.copy_from_slice(x);
+                    argmax.fill(position as i32);
+                    is_first = false;
+                } else {
+                    for ((best, at), &x) in y.iter_mut().zip(argmax.iter_mut()).zip(x) {
+                        // Larger, or the first NaN. Positions are chosen by mask, which vectorizes.
+                        let wins = (x > *best) | (x.is_nan() & !best.is_nan());
+                        let mask = -i32::from(wins);
+                        *at = (position as i32 & mask) | (*at & !mask);
+                        *best = if wins { x } else { *best };
                     }
-                });
-                *load_mut(y, p * run.channels + c) = best;
-                *load_mut(argmax, p * run.channels + c) = at;
+                }
+            });
+            if is_first {
+                y.fill(f32::NEG_INFINITY);
+                argmax.fill(-1);
             }
-        });
+        }
     }
 
     fn max_grad_run(run: &Run<'_>, argmax: &[i32], dy: &[f32], position: i32, dx: &mut [f32]) {
-        lanes!(run.channels, c, LANES => {
-            for (p, column) in run.columns.iter().enumerate() {
-                let (mut sum, own) = ([0.0; LANES], position + p as i32);
-                for_taps!(run, column, (_row, _column, output) => {
-                    let dy: &[f32; LANES] = load(dy, output * run.channels + c);
-                    let at: &[i32; LANES] = load(argmax, output * run.channels + c);
-                    for l in 0..LANES {
-                        sum[l] += if at[l] == own { dy[l] } else { 0.0 };
-                    }
-                });
-                *load_mut(dx, p * run.channels + c) = sum;
-            }
-        });
+        dx.fill(0.0);
+        for ((column, dx), own) in run.columns.iter().zip(dx.chunks_exact_mut(run.channels)).zip(position..) {
+            for_taps!(run, column, (_row, _column, output) => {
+                let dy = &dy[output * run.channels..][..run.channels];
+                let argmax = &argmax[output * run.channels..][..run.channels];
+                for ((dx, &dy), &at) in dx.iter_mut().zip(dy).zip(argmax) {
+                    *dx += if at == own { dy } else { 0.0 };
+                }
+            });
+        }
     }
 
     fn average_run(
@@ -291,35 +298,32 @@ dispatch! {
         x: &[f32],
         y: &mut [f32],
     ) {
-        lanes!(run.channels, c, LANES => {
-            for (p, taps) in run.columns.iter().enumerate() {
-                let mut sum = [0.0; LANES];
-                for_taps!(run, taps, (_row, _column, position) => {
-                    let x: &[f32; LANES] = load(x, position * run.channels + c);
-                    for l in 0..LANES {
-                        sum[l] += x[l];
-                    }
-                });
-                let divisor = divisor(window, include_pad, row, column + p);
-                *load_mut(y, p * run.channels + c) = sum.map(|sum| sum / divisor);
+        y.fill(0.0);
+        for ((taps, y), column) in run.columns.iter().zip(y.chunks_exact_mut(run.channels)).zip(column..) {
+            for_taps!(run, taps, (_row, _column, position) => {
+                let x = &x[position * run.channels..][..run.channels];
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y += x;
+                }
+            });
+            let divisor = divisor(window, include_pad, row, column);
+            for y in y.iter_mut() {
+                *y /= divisor;
             }
-        });
+        }
     }
 
     fn average_grad_run(run: &Run<'_>, window: &Window, include_pad: bool, dy: &[f32], dx: &mut [f32]) {
-        lanes!(run.channels, c, LANES => {
-            for (p, taps) in run.columns.iter().enumerate() {
-                let mut sum = [0.0; LANES];
-                for_taps!(run, taps, (row, column, output) => {
-                    let dy: &[f32; LANES] = load(dy, output * run.channels + c);
-                    let divisor = divisor(window, include_pad, row, column);
-                    for l in 0..LANES {
-                        sum[l] += dy[l] / divisor;
-                    }
-                });
-                *load_mut(dx, p * run.channels + c) = sum;
-            }
-        });
+        dx.fill(0.0);
+        for (taps, dx) in run.columns.iter().zip(dx.chunks_exact_mut(run.channels)) {
+            for_taps!(run, taps, (row, column, output) => {
+                let dy = &dy[output * run.channels..][..run.channels];
+                let divisor = divisor(window, include_pad, row, column);
+                for (dx, &dy) in dx.iter_mut().zip(dy) {
+                    *dx += dy / divisor;
+                }
+            });
+        }
     }
 
     /// `y = mean of the rows of x`, summed in blocks of rows to keep rounding errors small.
@@ -345,7 +349,9 @@ dispatch! {
     }
 
     fn divide(x: &[f32], divisor: f32, y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x / divisor);
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x / divisor;
+        }
     }
 }
 
@@ -485,14 +491,30 @@ mod tests {
     #[test]
     fn all_instruction_sets_give_the_same_bits() {
         let mut draw = Draw::new(24);
-        let x = draw.values(50 * 45);
-        let mean = |isa| {
-            let mut y = vec![0.0; 45];
-            mean_rows(isa, &x, 50, &mut y);
-            y
+        let (height, width) =
+            (Axis::new(6, 3, 2, 1, 1, 1, Rounding::Floor), Axis::new(9, 2, 1, 2, 0, 1, Rounding::Floor));
+        let pool = Pool::new(1, 45, Window { height: height.unwrap(), width: width.unwrap() }).unwrap();
+        let x = draw.values(pool.input_len());
+        let all = |isa| {
+            let (mut y, mut argmax) = (vec![0.0; pool.output_len()], vec![0; pool.output_len()]);
+            let (mut mean, mut mean_all) = (y.clone(), vec![0.0; pool.channels]);
+            let (mut dx, mut mean_dx) = (x.clone(), x.clone());
+            let (outputs, inputs) = (pool.window.output_len(), pool.window.input_len());
+            for_each_run(&pool, 0, outputs, false, |run, _, position, at, len| {
+                let (row, column) =
+                    (position / pool.window.width.output, position % pool.window.width.output);
+                max_run(isa, run, &x, &mut y[at..][..len], &mut argmax[at..][..len]);
+                average_run(isa, run, &pool.window, true, row, column, &x, &mut mean[at..][..len]);
+            });
+            for_each_run(&pool, 0, inputs, true, |run, _, position, at, len| {
+                max_grad_run(isa, run, &argmax, &y, position as i32, &mut dx[at..][..len]);
+                average_grad_run(isa, run, &pool.window, true, &y, &mut mean_dx[at..][..len]);
+            });
+            mean_rows(isa, &x, inputs, &mut mean_all);
+            (y, argmax, mean, dx, mean_dx, mean_all)
         };
         for isa in Isa::ALL {
-            assert_eq!(mean(isa), mean(Isa::Scalar), "{isa:?}");
+            assert_eq!(all(isa), all(Isa::Scalar), "{isa:?}");
         }
     }
 }

@@ -154,8 +154,9 @@ fn transpose<T: Copy>(rows: usize, row_stride: usize, cols: Axis, src: &[T], dst
         }
     };
     let (full_rows, full_cols) = (rows / TILE * TILE, cols.len / TILE * TILE);
-    // Strips of columns keep the lines of the input in cache from one tile to the next.
-    const STRIP: usize = 64;
+    // Strips of few columns: their lines stay in cache from one tile to the next, even when the columns lie a multiple of
+    // a page apart, and the prefetcher can follow them.
+    const STRIP: usize = 16;
     for strip in (0..full_cols).step_by(STRIP) {
         for i in (0..full_rows).step_by(TILE) {
             for j in (strip..full_cols.min(strip + STRIP)).step_by(TILE) {
@@ -163,7 +164,7 @@ fn transpose<T: Copy>(rows: usize, row_stride: usize, cols: Axis, src: &[T], dst
                     std::array::from_fn(|j_in| crate::simd::load(src, i + (j + j_in) * cols.stride));
                 for i_in in 0..TILE {
                     let out = crate::simd::load_mut::<T, TILE>(dst, (i + i_in) * row_stride + j);
-                    *out = std::array::from_fn(|j_in| tile[j_in][i_in]);
+                    *out = tile.map(|column| column[i_in]);
                 }
             }
         }

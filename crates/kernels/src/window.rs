@@ -108,6 +108,21 @@ impl Axis {
             .ok_or_else(|| format!("kernel {kernel} with dilation {dilation} is too large"))
     }
 
+    /// Whether no position computed from the fields overflows, which the constructors make sure of.
+    pub(crate) fn is_sound(&self) -> bool {
+        let reach = || {
+            let last_window = self.output.checked_sub(1)?.checked_mul(self.stride)?;
+            last_window.checked_add(self.kernel.checked_sub(1)?.checked_mul(self.dilation)?)
+        };
+        let padded = || self.input.checked_add(self.pad_begin)?.checked_add(self.pad_end);
+        let fits = |length: usize| isize::try_from(length).is_ok();
+        self.input > 0
+            && self.stride > 0
+            && self.dilation > 0
+            && reach().is_some_and(fits)
+            && padded().is_some_and(fits)
+    }
+
     /// Whether input and output positions are the same.
     pub(crate) fn is_identity(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.pad_begin == 0 && self.output == self.input
@@ -260,7 +275,14 @@ impl Window {
 }
 
 /// Most positions of a [`runs`] item.
-pub(crate) const RUN: usize = 32;
+pub(crate) const RUN: usize = 128;
+
+/// How many neighbouring positions of `channels` values a task handles, in an image of the given width: whole rows where
+/// rows are short, so that all tasks see the same columns.
+pub(crate) fn chunk_positions(channels: usize, width: usize) -> usize {
+    let positions = (crate::parallel::CHUNK / channels).max(1);
+    (positions / width.max(1) * width).max(positions.min(width)).max(1)
+}
 
 /// Splits `count` positions from position `first` on, in an array of images of `(height, width)`, into runs that lie in
 /// one image row and are at most [`RUN`] long. Items are `(image, row, column, length)`.
@@ -334,6 +356,10 @@ pub(crate) mod tests {
                 let expected: Vec<_> = pairs.iter().filter(|p| p.1 == k).map(|p| p.0).collect();
                 assert_eq!(axis.outputs(k).collect::<Vec<_>>(), expected, "{axis:?} {k}");
             }
+            assert!(axis.is_sound());
+            assert!(!Axis { stride: 0, ..axis }.is_sound());
+            assert!(!Axis { pad_begin: usize::MAX, ..axis }.is_sound());
+            assert!(!Axis { output: usize::MAX, stride: 2, ..axis }.is_sound());
         }
     }
 
@@ -359,13 +385,13 @@ pub(crate) mod tests {
 
     #[test]
     fn runs_cover_positions_in_order() {
-        let (height, width) = (3, 40);
-        let mut at = 50;
-        for (image, row, column, length) in runs(50, 200, height, width) {
+        let (height, width) = (3, 300);
+        let mut at = 350;
+        for (image, row, column, length) in runs(350, 1000, height, width) {
             assert_eq!((image * height + row) * width + column, at);
             assert!((1..=RUN).contains(&length) && column + length <= width);
             at += length;
         }
-        assert_eq!(at, 250);
+        assert_eq!(at, 1350);
     }
 }
