@@ -142,6 +142,12 @@ impl Reader<'_> {
         Some(c)
     }
 
+    /// A comment behind what was read last, on its line.
+    fn trailing_comment(&mut self) -> Option<String> {
+        let line = |at: usize| self.tokens.get(at).map(|t| t.0);
+        if self.at > 0 && line(self.at - 1) == line(self.at) { self.comment() } else { None }
+    }
+
     fn graph(&mut self) -> Result<(), TextError> {
         while self.comment().is_some() {}
         let name = self.name()?;
@@ -243,7 +249,7 @@ impl Reader<'_> {
             if *self.peek() == Token::Mark(',') {
                 self.at += 1;
             }
-            let words = self.comment().unwrap_or_default();
+            let words = self.trailing_comment().unwrap_or_default();
             let words: Vec<&str> = words.split_whitespace().collect();
             let v = match words[..] {
                 ["param", group] => self.graph.add_variable(&name, value, Role::Param(group.into())),
@@ -362,7 +368,7 @@ impl Reader<'_> {
                     self.names.insert(name, ValueId { node, out: i as u16 });
                 }
                 // The types behind the operation.
-                self.comment();
+                self.trailing_comment();
                 Ok(())
             }
         }
@@ -464,6 +470,14 @@ mod tests {
         let without_digest = |s: &str| s.lines().filter(|l| !l.contains("fnv")).collect::<Vec<_>>().join("\n");
         assert_eq!(without_digest(&once), without_digest(TEXT));
         assert_eq!(without_digest(&once), without_digest(&twice));
+    }
+
+    #[test]
+    fn a_comment_belongs_to_the_line_on_which_it_stands() {
+        let text = "net () => (? z)\n<\n  float[1] r = {0.0}\n  # state\n>\n{\n  q = Bar (r)\n  # output z = q\n}\n";
+        let graph = parse(text, &NoOps).unwrap();
+        assert!(graph.constant(graph.find("r").unwrap()).is_some());
+        assert_eq!(graph.outputs()[0].name, "z");
     }
 
     #[test]
