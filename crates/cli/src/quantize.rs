@@ -5,7 +5,7 @@ use crate::output::{Output, Printer, accuracy_json};
 use clap::ValueEnum;
 use onnx_qat::data::{Dataset, Role, Source};
 use onnx_qat::onnx::SaveOptions;
-use onnx_qat::passes::{ActivationQuantizeType, Hooks, QuantConfig, Report, Verdict};
+use onnx_qat::passes::{ActivationQuantizeType, Hooks, Numerics, QuantConfig, Report, Verdict};
 use onnx_qat::report::{Table, bytes, duration, percent};
 use onnx_qat::train::{Accuracy, Decay, Event, FitOptions, Optimizer, ParamGroup, Schedule};
 use onnx_qat::{Error, Model, Outcome, PactInit, QuantizeOptions, Stage};
@@ -90,6 +90,9 @@ struct Quantization {
     /// L2 decay of the PACT thresholds.
     #[arg(long, value_name = "X", default_value_t = 1e-4)]
     pact_decay: f32,
+    /// Cross-layer equalization of neighbouring layers without batch norm, before quantizers are inserted.
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
+    equalize: bool,
     /// Samples that calibration reads.
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     calib_samples: u32,
@@ -136,6 +139,14 @@ fn rate(s: &str) -> Result<f32, String> {
     }
 }
 
+fn on_off(s: &str) -> Result<bool, String> {
+    match s {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".into()),
+    }
+}
+
 fn pact_init(s: &str) -> Result<PactInitArg, String> {
     match s {
         "calibrated" => Ok(PactInitArg(PactInit::Calibrated)),
@@ -152,6 +163,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return Err(Error::Usage(format!("{} is a folder; name a file with -o", out.display())));
     }
     let config = config(args)?;
+    // Said now, not after an hour of training.
+    onnx_qat::onnx::check_writable(&out)?;
     args.threads.run(|| quantize(args, &out, config))
 }
 
@@ -194,9 +207,12 @@ fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
         ParamGroup::weights(optimizer, schedule(t.lr), t.weight_decay),
         ParamGroup::pact(optimizer, schedule(q.pact_lr.unwrap_or(t.lr)), q.pact_decay),
     ];
+    // PaddleSlim has no equalization, so its arithmetic comes without.
+    let config_deploy = config.numerics == Numerics::Deploy;
     QuantizeOptions {
         config,
         hooks: Hooks::default(),
+        equalize: q.equalize && config_deploy,
         pact: q.pact.then_some(q.pact_init.0),
         calibration_samples: q.calib_samples as usize,
         fit: FitOptions { epochs: t.epochs, batch: t.batch as usize, seed: t.seed, groups },
@@ -282,7 +298,11 @@ struct Show<'p> {
 impl Show<'_> {
     fn stage(&mut self, stage: &Stage) {
         match stage {
-            Stage::Normalized(report) => self.report("normalized", report, &[]),
+            Stage::Normalized(report) => {
+                let left = |l: &&onnx_qat::passes::Line| self.verbose || matches!(l.verdict, Verdict::Done(_));
+                let lines = report.lines.iter().filter(left).cloned().collect();
+                self.report("normalized", &Report { lines }, &[])
+            }
             Stage::Inserted(report) => {
                 self.report("quantized", report, &["insert-fake-quant", "quantize-activations", "quantize-weights"])
             }

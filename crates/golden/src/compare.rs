@@ -1,23 +1,25 @@
 //! Found against recorded values.
 
-use crate::case::{Case, Outputs};
-use serde_json::Value;
+use crate::case::{Array, Case, Outputs};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use tensor::Tensor;
 
 /// `|got - want| <= abs + rel * |want| + rel_to_max * max|want|`, element by element. All zero means bit-exact, apart
 /// from the sign of zero.
-struct Tolerance {
+#[derive(Default)]
+pub(crate) struct Tolerance {
     abs: f64,
     rel: f64,
     rel_to_max: f64,
 }
 
 impl Tolerance {
-    fn of(case: &Case) -> Result<Tolerance, String> {
-        let mut tolerance = Tolerance { abs: 0.0, rel: 0.0, rel_to_max: 0.0 };
-        for (key, value) in &case.tolerance {
+    /// Reads the tolerance of a case.
+    pub fn parse(keys: &Map<String, Value>) -> Result<Tolerance, String> {
+        let mut tolerance = Tolerance::default();
+        for (key, value) in keys {
             let field = match key.as_str() {
                 "abs" => &mut tolerance.abs,
                 "rel" => &mut tolerance.rel,
@@ -37,7 +39,7 @@ fn agrees(got: f64, want: f64, bound: f64) -> bool {
 
 /// Compares all recorded outputs; the error says where they differ.
 pub(crate) fn outputs(case: &Case, arrays: &BTreeMap<String, Tensor>, found: &Outputs) -> Result<(), String> {
-    let tolerance = Tolerance::of(case)?;
+    let tolerance = Tolerance::parse(&case.tolerance)?;
     if case.outputs.is_empty() {
         return Err("the case records no output".into());
     }
@@ -60,14 +62,25 @@ fn output(
 ) -> Result<(), String> {
     let want = arrays.get(key).ok_or_else(|| format!("is recorded as `{key}`, which the archive lacks"))?;
     let got = found.arrays.get(slot).ok_or("is not computed")?;
+    // Integers are as uncertain as what they are rounded from: by one, and only where that is beside a tie.
+    let rounded_from = found.rounded.get(slot).and_then(|of| found.arrays.get(of));
+    array(tolerance, got, want, rounded_from)
+}
+
+/// Compares one array; the error says where it differs. Where `rounded_from` has the real numbers that `got` is rounded
+/// from, integers may differ by one beside a tie.
+pub(crate) fn array(
+    tolerance: &Tolerance,
+    got: &Array,
+    want: &Tensor,
+    rounded_from: Option<&Array>,
+) -> Result<(), String> {
     if got.shape != want.shape() {
         return Err(format!("has shape {:?}, recorded is {:?}", got.shape, want.shape()));
     }
     let want = want.to_f64();
     let largest = want.iter().map(|w| w.abs()).fold(0.0, f64::max);
     let bound = |want: f64| tolerance.abs + tolerance.rel * want.abs() + tolerance.rel_to_max * largest;
-    // Integers are as uncertain as what they are rounded from: by one, and only where that is beside a tie.
-    let rounded_from = found.rounded.get(slot).and_then(|of| found.arrays.get(of));
     let tied = |i: usize| {
         rounded_from.is_some_and(|real| {
             let real = real.values[i] as f64;

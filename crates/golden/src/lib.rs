@@ -1,9 +1,9 @@
-//! Runs recorded vectors of the reference implementation, Paddle and PaddleSlim, through this project's kernels.
+//! Runs recorded vectors of the reference implementation, Paddle and PaddleSlim, through this project's kernels and passes.
 //!
 //! A folder of vectors holds `index.json`, which lists the files, and for each file `<name>.index.json`, which describes
 //! its cases, and `<name>.npz`, which holds their arrays. A case names an operator, attributes, input arrays, output
-//! arrays and a tolerance. What a case asks for is computed from these alone: any folder of the same format runs, with
-//! other shapes, attributes and values.
+//! arrays and a tolerance; one of `e2e` is a training run, with the programs in `<name>.graphs.json`. What a case asks for
+//! is computed from these alone: any folder of the same format runs, with other shapes, attributes and values.
 //!
 //! ```no_run
 //! let report = onnx_qat_golden::run_folder("fixtures/golden")?;
@@ -18,6 +18,7 @@ mod e2e;
 mod freeze;
 mod operators;
 mod pact;
+mod program;
 mod report;
 mod sequences;
 
@@ -67,6 +68,8 @@ struct FileEntry {
     arrays: String,
     index: String,
     case_count: Option<usize>,
+    /// Recorded programs, by variant and stage.
+    graphs: Option<String>,
 }
 
 /// `<name>.index.json`. Cases stay JSON here, so that a case that makes no sense fails alone.
@@ -115,7 +118,6 @@ const OPERATORS: &[(&str, Run)] = &[
 const NOT_RUN: &[(&str, &str)] = &[
     ("calibration", "threshold searches are not implemented"),
     ("dygraph", "dygraph quantization is not implemented"),
-    ("e2e", e2e::NOT_RUN),
     ("ptq_static", "static post-training quantization is not implemented"),
 ];
 
@@ -140,6 +142,10 @@ fn run_file(folder: &Path, file: &FileEntry) -> Result<FileReport, Error> {
     let not_run = NOT_RUN.iter().find(|(name, _)| *name == file.name);
     let arrays =
         if not_run.is_some() { BTreeMap::new() } else { data::npz::read(folder.join(&file.arrays))? };
+    let programs = match &file.graphs {
+        Some(graphs) if not_run.is_none() => read_json(&folder.join(graphs))?,
+        _ => BTreeMap::new(),
+    };
     let mut cases: Vec<CaseReport> = index
         .cases
         .into_iter()
@@ -150,6 +156,10 @@ fn run_file(folder: &Path, file: &FileEntry) -> Result<FileReport, Error> {
             let op = name("op").unwrap_or_default();
             let verdict = match not_run {
                 Some((_, why)) => Verdict::NotRun((*why).into()),
+                None if op == "e2e" => match e2e::run(value, &arrays, &programs) {
+                    Ok(()) => Verdict::Passed,
+                    Err(Fault::Malformed(why) | Fault::Refused(why)) => Verdict::Failed(why),
+                },
                 None => match serde_json::from_value(value) {
                     Ok(case) => run_case(&case, &arrays),
                     Err(e) => Verdict::Failed(format!("not a valid case: {e}")),

@@ -6,9 +6,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
 
+/// What gradient rules read in the place of other values: for a node, and an operand or result of it, the value that its
+/// rule gets to see instead, of the same type. Gradients still flow to the operands proper.
+///
+/// So the backward pass can be rewired as other frameworks do it, without a trace in the forward pass.
+pub type StandIns = BTreeMap<(NodeId, ValueId), ValueId>;
+
 /// What an operator sees while it emits the gradients of its operands.
 pub struct Vjp<'g> {
     graph: &'g mut Graph,
+    stand_ins: &'g StandIns,
     node: NodeId,
     d_outs: Vec<Option<ValueId>>,
     wanted: Vec<bool>,
@@ -17,14 +24,25 @@ pub struct Vjp<'g> {
 }
 
 impl Vjp<'_> {
-    /// Operand `i`, where given.
-    pub fn input(&self, i: usize) -> Option<ValueId> {
-        self.graph.node(self.node).ins.get(i).copied().flatten()
+    fn stand_in(&self, v: ValueId) -> Option<ValueId> {
+        self.stand_ins.get(&(self.node, v)).copied()
     }
 
-    /// Result `i`.
+    /// Operand `i`, where given, or its stand-in.
+    pub fn input(&self, i: usize) -> Option<ValueId> {
+        let v = self.graph.node(self.node).ins.get(i).copied().flatten()?;
+        Some(self.stand_in(v).unwrap_or(v))
+    }
+
+    /// Result `i`, or its stand-in.
     pub fn output(&self, i: usize) -> ValueId {
-        ValueId { node: self.node, out: i as u16 }
+        let v = ValueId { node: self.node, out: i as u16 };
+        self.stand_in(v).unwrap_or(v)
+    }
+
+    /// What stands in for result `i`, if anything does: for rules that need not read the result itself.
+    pub fn output_stand_in(&self, i: usize) -> Option<ValueId> {
+        self.stand_in(ValueId { node: self.node, out: i as u16 })
     }
 
     /// Number of results that the node has.
@@ -109,6 +127,20 @@ pub fn gradients(
     wrt: &[ValueId],
     sum: Arc<dyn Op>,
 ) -> Result<Vec<Option<ValueId>>, GraphError> {
+    gradients_with(graph, loss, wrt, sum, &StandIns::new())
+}
+
+/// [`gradients`], with rules that read stand-ins.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn gradients_with(
+    graph: &mut Graph,
+    loss: ValueId,
+    wrt: &[ValueId],
+    sum: Arc<dyn Op>,
+    stand_ins: &StandIns,
+) -> Result<Vec<Option<ValueId>>, GraphError> {
     let loss_ty = graph.ty(loss).clone();
     let elements = loss_ty.dims().map(|d| d.iter().product::<usize>());
     if elements != Some(1) || loss_ty.dtype != Some(DType::F32) {
@@ -142,7 +174,7 @@ pub fn gradients(
         }
         let (op, ins, label) = (op.clone(), node.ins.clone(), node.label());
         let d_ins = vec![None; ins.len()];
-        let mut cx = Vjp { graph, node: id, d_outs, wanted, d_ins, error: None };
+        let mut cx = Vjp { graph, stand_ins, node: id, d_outs, wanted, d_ins, error: None };
         let done = op.vjp(&mut cx);
         let (d_ins, error) = (cx.d_ins, cx.error);
         if let Some(e) = error {

@@ -11,7 +11,7 @@ mod op;
 pub mod text;
 mod types;
 
-pub use autodiff::{Vjp, gradients};
+pub use autodiff::{StandIns, Vjp, gradients, gradients_with};
 pub use eval::{EvalError, eval};
 pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Value, ValueId};
 pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};

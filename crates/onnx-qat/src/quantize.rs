@@ -2,7 +2,7 @@
 
 use crate::{Error, Model};
 use data::Dataset;
-use passes::{Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
+use passes::{Equalize, Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use train::{Accuracy, Event, FitOptions};
@@ -24,6 +24,8 @@ pub struct QuantizeOptions {
     pub config: QuantConfig,
     /// The user's own quantizers and pre-processes.
     pub hooks: Hooks,
+    /// Cross-layer equalization before quantizers are inserted.
+    pub equalize: bool,
     /// Learned clipping of activations.
     pub pact: Option<PactInit>,
     /// Samples with which calibration runs before training.
@@ -142,9 +144,12 @@ fn quantize_with_data(
     options: &QuantizeOptions,
     progress: &mut Progress,
 ) -> Result<Outcome, Error> {
-    let QuantizeOptions { config, hooks, pact, calibration_samples, fit } = options;
+    let QuantizeOptions { config, hooks, equalize, pact, calibration_samples, fit } = options;
     let graph = &mut model.graph;
     let training = fit.epochs > 0;
+    if *equalize {
+        progress(&Stage::Normalized(&Pipeline::new().then(Equalize).run(graph)?));
+    }
     progress(&Stage::Inserted(&passes::quant_aware(graph, config, hooks)?));
 
     // Compat starts training where PaddleSlim does, with its initial scales, unless asked to calibrate first.

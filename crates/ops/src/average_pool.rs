@@ -24,7 +24,7 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
 }
 
 impl AveragePool {
-    fn from_attrs(attrs: &Attrs) -> Result<AveragePool, String> {
+    pub(crate) fn from_attrs(attrs: &Attrs) -> Result<AveragePool, String> {
         Ok(AveragePool {
             window: Window::parse(attrs)?.with_kernel()?,
             ceil: attrs.int("ceil_mode", 0)? != 0,

@@ -26,6 +26,7 @@ mod depth_to_space;
 mod dequantize_linear;
 mod div;
 mod dropout;
+mod dynamic_quantize_linear;
 mod elu;
 mod equal;
 mod erf;
@@ -52,6 +53,8 @@ mod less_or_equal;
 mod log;
 mod log_softmax;
 mod mat_mul;
+mod mat_mul_integer;
+mod mat_mul_integer_to_float;
 mod max;
 mod max_pool;
 mod mean;
@@ -68,6 +71,17 @@ mod pact;
 mod pad;
 mod pow;
 mod processed;
+mod q_gemm;
+mod q_linear;
+mod q_linear_add;
+mod q_linear_average_pool;
+mod q_linear_concat;
+mod q_linear_conv;
+mod q_linear_global_average_pool;
+mod q_linear_leaky_relu;
+mod q_linear_mat_mul;
+mod q_linear_mul;
+mod q_linear_sigmoid;
 mod quantize_linear;
 mod range;
 mod reciprocal;
@@ -140,6 +154,7 @@ pub use depth_to_space::DepthToSpace;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
 pub use dropout::Dropout;
+pub use dynamic_quantize_linear::DynamicQuantizeLinear;
 pub use elu::Elu;
 pub use equal::Equal;
 pub use erf::Erf;
@@ -166,6 +181,8 @@ pub use less_or_equal::LessOrEqual;
 pub use log::Log;
 pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
 pub use mat_mul::{MatMul, MatMulGrad, Side};
+pub use mat_mul_integer::MatMulInteger;
+pub use mat_mul_integer_to_float::MatMulIntegerToFloat;
 pub use max::Max;
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mean::Mean;
@@ -182,6 +199,16 @@ pub use pact::{Pact, PactGrad};
 pub use pad::{Pad, PadGrad, PadMode};
 pub use pow::Pow;
 pub use processed::Processed;
+pub use q_gemm::QGemm;
+pub use q_linear_add::QLinearAdd;
+pub use q_linear_average_pool::QLinearAveragePool;
+pub use q_linear_concat::QLinearConcat;
+pub use q_linear_conv::QLinearConv;
+pub use q_linear_global_average_pool::QLinearGlobalAveragePool;
+pub use q_linear_leaky_relu::QLinearLeakyRelu;
+pub use q_linear_mat_mul::QLinearMatMul;
+pub use q_linear_mul::QLinearMul;
+pub use q_linear_sigmoid::QLinearSigmoid;
 pub use quantize_linear::QuantizeLinear;
 pub use range::Range;
 pub use reciprocal::Reciprocal;
@@ -250,6 +277,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "DequantizeLinear", dequantize_linear::parse),
     ("", "Div", div::parse),
     ("", "Dropout", dropout::parse),
+    ("", "DynamicQuantizeLinear", dynamic_quantize_linear::parse),
     ("", "Elu", elu::parse),
     ("", "Equal", equal::parse),
     ("", "Erf", erf::parse),
@@ -275,6 +303,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Log", log::parse),
     ("", "LogSoftmax", log_softmax::parse),
     ("", "MatMul", mat_mul::parse),
+    ("", "MatMulInteger", mat_mul_integer::parse),
     ("", "Max", max::parse),
     ("", "MaxPool", max_pool::parse),
     ("", "Mean", mean::parse),
@@ -287,6 +316,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "PRelu", p_relu::parse),
     ("", "Pad", pad::parse),
     ("", "Pow", pow::parse),
+    ("", "QLinearConv", q_linear_conv::parse),
+    ("", "QLinearMatMul", q_linear_mat_mul::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
     ("", "Range", range::parse),
     ("", "Reciprocal", reciprocal::parse),
@@ -324,6 +355,15 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),
     ("", "Xor", xor::parse),
+    ("com.microsoft", "MatMulIntegerToFloat", mat_mul_integer_to_float::parse),
+    ("com.microsoft", "QGemm", q_gemm::parse),
+    ("com.microsoft", "QLinearAdd", q_linear_add::parse),
+    ("com.microsoft", "QLinearAveragePool", q_linear_average_pool::parse),
+    ("com.microsoft", "QLinearConcat", q_linear_concat::parse),
+    ("com.microsoft", "QLinearGlobalAveragePool", q_linear_global_average_pool::parse),
+    ("com.microsoft", "QLinearLeakyRelu", q_linear_leaky_relu::parse),
+    ("com.microsoft", "QLinearMul", q_linear_mul::parse),
+    ("com.microsoft", "QLinearSigmoid", q_linear_sigmoid::parse),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
     ("qat", "Adam", adam::parse),

@@ -17,6 +17,29 @@ pub fn parse(_cx: &Parse) -> Result<Parsed, String> {
     Ok(MatMul.into())
 }
 
+/// Shape of the product of two stacks of matrices, by NumPy's rules.
+pub(crate) fn product_shape(a: &Type, b: &Type) -> Result<Option<Vec<Dim>>, String> {
+    let (Some(p), Some(q)) = (&a.shape, &b.shape) else { return Ok(None) };
+    if p.is_empty() || q.is_empty() {
+        return Err(format!("{a} and {b} do not multiply: one is a scalar"));
+    }
+    // A vector counts as a matrix of one row (left) or one column (right).
+    let split = |s: &[Dim], left: bool| match (s, left) {
+        ([k], true) => (vec![], None, k.clone()),
+        ([k], false) => (vec![], None, k.clone()),
+        ([batch @ .., m, k], true) => (batch.to_vec(), Some(m.clone()), k.clone()),
+        ([batch @ .., k, n], false) => (batch.to_vec(), Some(n.clone()), k.clone()),
+        ([], _) => (vec![], None, Dim::Unknown),
+    };
+    let ((batch_a, rows, k), (batch_b, cols, l)) = (split(p, true), split(q, false));
+    if !k.agrees(&l) {
+        return Err(format!("{a} and {b} do not multiply: the inner sizes are {k} and {l}"));
+    }
+    let batch = |dims| Type { dtype: a.dtype, shape: Some(dims) };
+    let shape = broadcast(&batch(batch_a), &batch(batch_b))?;
+    Ok(shape.map(|s| s.into_iter().chain(rows).chain(cols).collect()))
+}
+
 impl Op for MatMul {
     fn name(&self) -> &str {
         "MatMul"
@@ -24,29 +47,7 @@ impl Op for MatMul {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (a, b) = (cx.float(0)?, cx.float(1)?);
-        let unknown = vec![Type { dtype: a.dtype, shape: None }];
-        let (Some(p), Some(q)) = (&a.shape, &b.shape) else { return Ok(unknown) };
-        if p.is_empty() || q.is_empty() {
-            return Err(format!("{a} and {b} do not multiply: one is a scalar"));
-        }
-        // A vector counts as a matrix of one row (left) or one column (right).
-        let split = |s: &[Dim], left: bool| match (s, left) {
-            ([k], true) => (vec![], None, k.clone()),
-            ([k], false) => (vec![], None, k.clone()),
-            ([batch @ .., m, k], true) => (batch.to_vec(), Some(m.clone()), k.clone()),
-            ([batch @ .., k, n], false) => (batch.to_vec(), Some(n.clone()), k.clone()),
-            ([], _) => (vec![], None, Dim::Unknown),
-        };
-        let ((batch_a, rows, k), (batch_b, cols, l)) = (split(p, true), split(q, false));
-        if !k.agrees(&l) {
-            return Err(format!("{a} and {b} do not multiply: the inner sizes are {k} and {l}"));
-        }
-        let batch = |dims| Type { dtype: a.dtype, shape: Some(dims) };
-        let shape = broadcast(&batch(batch_a), &batch(batch_b))?;
-        Ok(vec![Type {
-            dtype: a.dtype,
-            shape: shape.map(|s| s.into_iter().chain(rows).chain(cols).collect()),
-        }])
+        Ok(vec![Type { dtype: a.dtype, shape: product_shape(a, b)? }])
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
@@ -96,18 +97,18 @@ impl Op for MatMul {
 }
 
 /// A product of two batches of matrices.
-struct Plan {
-    m: usize,
-    k: usize,
-    n: usize,
+pub(crate) struct Plan {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
     /// For each matrix of the result, which matrices of the operands make it.
-    pairs: Vec<(usize, usize)>,
+    pub pairs: Vec<(usize, usize)>,
     /// Number of matrices of each operand.
-    batches: (usize, usize),
+    pub batches: (usize, usize),
 }
 
 impl Plan {
-    fn new(a: &[usize], b: &[usize]) -> Result<Plan, String> {
+    pub fn new(a: &[usize], b: &[usize]) -> Result<Plan, String> {
         let misfit = || format!("shapes {a:?} and {b:?} do not multiply");
         let (batch_a, m, k) = match a {
             [] => return Err(misfit()),

@@ -4,7 +4,7 @@
 
 use crate::window::{Window, rounding};
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, QuantRole, Step, Type, Vjp};
-use kernels::pool::{self, Pool};
+use kernels::pool::{self, Axis, Pool};
 use tensor::DType;
 
 /// `MaxPool(x)`: `x` f32 `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each maximum in `x`.
@@ -77,8 +77,9 @@ impl Op for MaxPool {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let (x, dy) = (cx.input(0)?, cx.d_output(0)?);
-        let dx = cx.add(MaxPoolGrad(MaxPool { column_major: false, ..self.clone() }), &[dy, x])?;
+        let op = MaxPoolGrad(MaxPool { column_major: false, ..self.clone() });
+        let ins: Vec<_> = [cx.d_output(0)?, cx.input(0)?].into_iter().chain(cx.output_stand_in(0)).collect();
+        let dx = cx.add(op, &ins)?;
         cx.set(0, dx);
         Some(())
     }
@@ -121,8 +122,12 @@ fn number(plan: &Pool, argmax: &[i32], column_major: bool, indices: &mut [i64]) 
     }
 }
 
-/// `MaxPoolGrad(dy, x)`: the gradient of [`MaxPool`], to the first maximum of each window. It looks for the maxima anew,
-/// so that the forward node is the one of the model.
+/// `MaxPoolGrad(dy, x, y?)`: the gradient of [`MaxPool`], to the first maximum of each window. It looks for the maxima
+/// anew, so that the forward node is the one of the model.
+///
+/// With `y`, the gradient goes to the first element of each window that equals `y`, and is lost where none does, as in
+/// Paddle's `pool2d_grad`. For the result of the pooling that is the same. PaddleSlim, however, makes `pool2d_grad`
+/// compare with the quantized result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaxPoolGrad(pub MaxPool);
 
@@ -152,6 +157,23 @@ pub(crate) fn max_grad_step(plan: Pool, dy: &Operand) -> Step {
     step.workspace::<f32>(2 * len)
 }
 
+/// For each window, the position `row * W + column` of the first element that equals `y`; -1 where none does.
+fn first_equal(plan: &Pool, x: &[f32], y: &[f32], positions: &mut [i32]) {
+    let (height, width, channels) = (plan.window.height, plan.window.width, plan.channels);
+    let place = |axis: Axis, output: usize, tap: usize| {
+        (output * axis.stride + tap * axis.dilation).checked_sub(axis.pad_begin).filter(|&at| at < axis.input)
+    };
+    for (i, (y, position)) in y.iter().zip(positions).enumerate() {
+        let (channel, at) = (i % channels, i / channels);
+        let (column, at) = (at % width.output, at / width.output);
+        let (row, image) = (at % height.output, at / height.output);
+        let x = &x[image * plan.window.input_len() * channels..];
+        let taps = (0..height.kernel).flat_map(|r| (0..width.kernel).map(move |s| (r, s)));
+        let mut seen = taps.filter_map(|(r, s)| Some(place(height, row, r)? * width.input + place(width, column, s)?));
+        *position = seen.find(|at| x[at * channels + channel] == *y).map_or(-1, |at| at as i32);
+    }
+}
+
 impl Op for MaxPoolGrad {
     fn name(&self) -> &str {
         "MaxPoolGrad"
@@ -167,16 +189,32 @@ impl Op for MaxPoolGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (dy, x) = (cx.float(0)?, cx.float(1)?);
-        gradient_of(dy, x, &pooled(x, &self.0.window, self.0.ceil)?)
+        let y = pooled(x, &self.0.window, self.0.ceil)?;
+        if cx.has(2) && !cx.float(2)?.agrees(&y) {
+            return Err(format!("the result should be {y}, but is {}", cx.float(2)?));
+        }
+        gradient_of(dy, x, &y)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let plan = plan(&cx.typed::<f32>(1)?.shape, &self.0.window, self.0.ceil)?;
-        Ok(max_grad_step(plan, cx.typed::<f32>(0)?))
+        let dy = cx.typed::<f32>(0)?;
+        if cx.ins.len() < 3 {
+            return Ok(max_grad_step(plan, dy));
+        }
+        cx.typed::<f32>(2)?;
+        let step = Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let positions = parts.workspace::<i32>();
+            first_equal(&plan, parts.input(1), parts.input(2), positions);
+            pool::max_grad(&plan, positions, parts.input(0), parts.output(0));
+            Ok(())
+        });
+        Ok(step.workspace::<i32>(dy.len()))
     }
 
     fn layouts(&self) -> Layouts {
-        Layouts::ChannelsLast { ins: 0b11, outs: 1 }
+        Layouts::ChannelsLast { ins: 0b111, outs: 1 }
     }
 }
 
@@ -224,6 +262,30 @@ mod tests {
             let op = MaxPool { window: Window::new(&kernel, stride, pad), ceil, ..MaxPool::default() };
             check_gradient(op, &[&draw.distinct(&shape)], 1, &[0]);
         }
+    }
+
+    #[test]
+    fn gradient_by_comparison_with_the_result() {
+        let draw = &mut Draw::new(7);
+        for (shape, kernel, stride, pad, ceil) in
+            [(vec![2, 3, 5, 6], vec![3, 3], 2, 1, false), (vec![1, 2, 5, 5], vec![2, 2], 2, 0, true), (vec![2, 2, 7], vec![3], 1, 1, false)]
+        {
+            let op = MaxPool { window: Window::new(&kernel, stride, pad), ceil, ..MaxPool::default() };
+            let x = draw.distinct(&shape);
+            let y = run(&op, &[Some(&x)], 1).unwrap().remove(0);
+            let dy = draw.tensor(y.shape(), -1.0, 1.0);
+            let grad = MaxPoolGrad(op);
+            let [by_maximum, by_result] =
+                [&[Some(&dy), Some(&x)][..], &[Some(&dy), Some(&x), Some(&y)]].map(|ins| run(&grad, ins, 1).unwrap());
+            assert_eq!(by_maximum, by_result);
+        }
+        // A result that was changed afterwards: equal to the first, to none, to a later element that is not the largest.
+        let t = |shape: &[usize], v: &[f32]| Tensor::new(shape, v.to_vec());
+        let op = MaxPoolGrad(MaxPool { window: Window::new(&[2], 2, 0), ..MaxPool::default() });
+        let (dy, x) = (t(&[1, 1, 3], &[1.0, 2.0, 4.0]), t(&[1, 1, 6], &[3.0, 3.0, 5.0, 6.0, 8.0, 7.0]));
+        let y = t(&[1, 1, 3], &[3.0, 6.5, 7.0]);
+        let dx = run(&op, &[Some(&dy), Some(&x), Some(&y)], 1).unwrap().remove(0);
+        assert_eq!(dx.to_f32(), [1.0, 0.0, 0.0, 0.0, 0.0, 4.0]);
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! `qat.Processed`: marks what a pre-process in front of a quantizer has made of a tensor, beside the tensor itself, so
 //! that freezing can take the tensor again.
 
-use ir::{Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 
-/// `Processed(processed, original)` is `processed`, in the forward pass and for gradients.
+/// `Processed(processed, original)` is `processed`; gradients go through what made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Processed;
+pub struct Processed {
+    /// Gradients go to `original` instead, past the pre-process and its parameters. So PaddleSlim has it for every reader
+    /// of a processed tensor but the first.
+    pub bypassed: bool,
+}
 
 /// Reads the operator.
-pub fn parse(_: &Parse) -> Result<Parsed, String> {
-    Ok(Processed.into())
+pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    Ok(Processed { bypassed: cx.attrs.int("bypassed", 0)? != 0 }.into())
 }
 
 impl Op for Processed {
@@ -19,6 +23,10 @@ impl Op for Processed {
 
     fn domain(&self) -> &str {
         "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        Attrs::new().with_int("bypassed", self.bypassed.into(), 0)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -32,7 +40,7 @@ impl Op for Processed {
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let dy = cx.d_output(0)?;
-        cx.set(0, dy);
+        cx.set(self.bypassed.into(), dy);
         Some(())
     }
 
@@ -54,7 +62,7 @@ mod tests {
     #[test]
     fn is_the_processed_tensor() {
         let (a, b) = (Tensor::scalar(1.0f32), Tensor::scalar(2.0f32));
-        assert_eq!(ir::eval(&Processed, &[Some(&a), Some(&b)], 1).unwrap(), [a]);
-        assert!(ir::eval(&Processed, &[Some(&b), Some(&Tensor::scalar(1i64))], 1).is_err());
+        assert_eq!(ir::eval(&Processed::default(), &[Some(&a), Some(&b)], 1).unwrap(), [a]);
+        assert!(ir::eval(&Processed::default(), &[Some(&b), Some(&Tensor::scalar(1i64))], 1).is_err());
     }
 }

@@ -396,12 +396,15 @@ impl Op for Resize {
                 };
                 at.is_none_or(|at| scales.is_some_and(|s| s.to_f32().get(at) == Some(&1.0)))
             };
-            let size = |(axis, (dim, t)): (usize, (&Dim, Option<(usize, f32)>))| match t {
-                Some((m, _)) => Dim::Fixed(m),
-                None if unscaled(axis) => dim.clone(),
-                None => Dim::Unknown,
-            };
-            dims.iter().zip(target).enumerate().map(size).collect()
+            let mut shape = Vec::with_capacity(dims.len());
+            for (axis, (dim, size)) in dims.iter().zip(target).enumerate() {
+                shape.push(match size {
+                    Some((m, _)) => Dim::Fixed(m),
+                    None if unscaled(axis) => dim.clone(),
+                    None => Dim::Unknown,
+                });
+            }
+            shape
         };
         Ok(vec![Type { dtype: x.dtype, shape: Some(shape) }])
     }

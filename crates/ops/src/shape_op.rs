@@ -61,6 +61,10 @@ impl Op for Shape {
         }])
     }
 
+    fn known(&self, cx: &Infer) -> Option<Tensor> {
+        self.value(cx.ty(0).ok()?)
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let dims = &cx.input(0)?.shape;
         let sizes: Vec<i64> = dims[self.range(dims.len())].iter().map(|&n| n as i64).collect();

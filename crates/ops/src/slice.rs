@@ -58,14 +58,17 @@ impl Range {
     }
 }
 
-/// The four lists, with their defaults filled in: start, end and step by axis.
+/// Start, end and step of each axis that is sliced.
+type Ranges = Vec<Option<(i64, i64, i64)>>;
+
+/// The four lists, with their defaults filled in.
 fn ranges(
     starts: &[i64],
     ends: &[i64],
     axes: Option<&[i64]>,
     steps: Option<&[i64]>,
     rank: usize,
-) -> Result<Vec<Option<(i64, i64, i64)>>, String> {
+) -> Result<Ranges, String> {
     let lens = [starts.len(), ends.len(), axes.map_or(starts.len(), <[_]>::len), steps.map_or(starts.len(), <[_]>::len)];
     if lens.iter().any(|&n| n != lens[0]) {
         return Err(format!("a slice has {} starts, {} ends, {} axes and {} steps", lens[0], lens[1], lens[2], lens[3]));

@@ -69,7 +69,7 @@ impl Op for Tile {
             return Ok(Step::view());
         }
         let axes = x.shape.iter().zip(&y.shape).zip(strides(&x.shape)).flat_map(|((&n, &m), stride)| {
-            [Axis::strided(if n == 0 { 0 } else { m / n }, 0), Axis::strided(n, stride)]
+            [Axis::strided(m.checked_div(n).unwrap_or(0), 0), Axis::strided(n, stride)]
         });
         let plan = Selection::new(x.len(), axes.collect());
         by_width!(x.dtype, T => Ok(Step::new(move |io: &mut Io| {

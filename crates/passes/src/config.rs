@@ -14,7 +14,7 @@ pub enum Numerics {
     /// a pair on every tensor that the target's contract wants quantized.
     #[default]
     Deploy,
-    /// What PaddleSlim's static program flow computes (`onnx_format=False`), quirks included.
+    /// What PaddleSlim's static program flow computes, quirks included, in the format that `onnx_format` says.
     Compat,
 }
 
@@ -111,7 +111,9 @@ pub struct QuantConfig {
     pub for_tensorrt: bool,
     /// Everything that has a quantizer, instead of `quantize_op_types`.
     pub is_full_quantize: bool,
-    /// PaddleSlim's second format (`quantize_linear` pairs in the program). Our emitted file always holds pairs.
+    /// PaddleSlim's second format (`quantize_linear` pairs in the program). Our emitted file always holds pairs; under
+    /// [`Numerics::Compat`] this chooses the arithmetic of training: half to even instead of half away from zero, always
+    /// moving averages, and constant operands do not keep an operator from being quantized.
     pub onnx_format: bool,
     /// Calibrate on data before the first training step.
     pub quant_post_first: bool,
@@ -369,6 +371,9 @@ impl QuantConfig {
     /// The statistic that follows the range of an activation.
     pub fn statistic(&self) -> Statistic {
         let rate = self.moving_rate;
+        if self.numerics == Numerics::Compat && self.onnx_format {
+            return Statistic::MovingAverageAbsMax { rate };
+        }
         match self.activation_quantize_type {
             ActivationQuantizeType::AbsMax => Statistic::AbsMax,
             ActivationQuantizeType::RangeAbsMax => Statistic::RangeAbsMax { window: self.window_size },

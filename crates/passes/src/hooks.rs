@@ -53,7 +53,7 @@ pub(crate) fn process(hook: &dyn Preprocess, graph: &mut Graph, site: &Site) -> 
     if hook.kept_when_frozen() || processed == site.value {
         return Ok(processed);
     }
-    graph.add(ops::Processed, &[processed, site.value], &format!("{}_processed", site.name))
+    graph.add(ops::Processed::default(), &[processed, site.value], &format!("{}_processed", site.name))
 }
 
 /// The tensor in front of the pre-process that made a value; the value itself where none did.

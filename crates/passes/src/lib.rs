@@ -2,6 +2,8 @@
 
 mod bias;
 mod config;
+mod equalize;
+mod dynamic_quant;
 mod eval_batch_norm;
 mod eval_form;
 mod float_view;
@@ -11,23 +13,28 @@ mod fold_constants;
 mod fold_pad;
 mod freeze;
 mod fuse_matmul_add;
+mod fuse_qdq;
 mod hooks;
 mod insert_fake_quant;
 mod mean_to_pool;
 mod normalize;
 mod observe_outputs;
 mod pact;
+mod paddle_gradients;
 mod pass;
 mod quantize_activations;
 mod quantize_weights;
 mod quantizer;
 mod remove_identity;
+mod softmax_axis;
 
 pub use config::{
     ActivationQuantizeType, ConfigError, DeployBackend, Numerics, PreprocessType, QatConfig, QuantConfig,
     QuantConfigBuilder, WeightQuantizeType,
 };
+pub use dynamic_quant::{DynamicQuantize, DynamicWeights};
 pub use eval_batch_norm::EvalBatchNorm;
+pub use equalize::Equalize;
 pub use eval_form::DropUpdates;
 pub use float_view::FloatWeights;
 pub use fold_batch_norm::FoldBatchNorm;
@@ -36,17 +43,20 @@ pub use fold_constants::FoldConstants;
 pub use fold_pad::FoldPad;
 pub use freeze::Freeze;
 pub use fuse_matmul_add::FuseMatMulAdd;
+pub use fuse_qdq::FuseQdq;
 pub use hooks::{Hooks, Preprocess, Quantize, Site};
 pub use insert_fake_quant::InsertFakeQuant;
 pub use mean_to_pool::MeanToPool;
 pub use normalize::{Normalize, normalize};
 pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
 pub use pact::{InsertPreprocess, PACT_GROUP, Pact};
+pub use paddle_gradients::stand_ins;
 pub use pass::{Line, Pass, Pipeline, Report, Verdict};
 pub use quantize_activations::QuantizeActivations;
 pub use quantize_weights::QuantizeWeights;
 pub use quantizer::{ActivationQuantizer, WeightQuantizer};
 pub use remove_identity::RemoveIdentity;
+pub use softmax_axis::SoftmaxAxis;
 
 use ir::{Graph, GraphError};
 
@@ -55,12 +65,15 @@ use ir::{Graph, GraphError};
 /// # Errors
 /// When a quantizer cannot be built: names the node.
 pub fn quant_aware(graph: &mut Graph, config: &QuantConfig, hooks: &Hooks) -> Result<Report, GraphError> {
-    let pipeline = Pipeline::new()
-        .then(InsertFakeQuant { config: config.clone(), hooks: hooks.clone() })
-        .then(QuantizeActivations { config: config.clone(), hooks: hooks.clone() });
-    match config.numerics {
-        Numerics::Deploy => pipeline,
-        Numerics::Compat => pipeline.then(ObserveOutputs { moving_rate: config.moving_rate }),
+    let weighted = InsertFakeQuant { config: config.clone(), hooks: hooks.clone() };
+    let others = QuantizeActivations { config: config.clone(), hooks: hooks.clone() };
+    let outputs = ObserveOutputs { moving_rate: config.moving_rate };
+    let pipeline = Pipeline::new().then(weighted);
+    match (config.numerics, config.onnx_format) {
+        (Numerics::Deploy, _) => pipeline.then(others),
+        // In the first format, the ranges of `others` have names of their own: a tensor with one is observed again.
+        (Numerics::Compat, false) => pipeline.then(outputs).then(others),
+        (Numerics::Compat, true) => pipeline.then(others).then(outputs),
     }
     .run(graph)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseMatMulAdd, MeanToPool, Pipeline, RemoveIdentity,
-    Report,
+    Report, SoftmaxAxis,
 };
 use ir::{Graph, GraphError};
 
@@ -20,7 +20,8 @@ impl Normalize {
     ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
     ///    their own: training moves them apart.
     /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
-    /// 3. `eval-batch-norm`, `mean-to-pool`, `fold-pad`, `fuse-matmul-add`: one operator in the place of others.
+    /// 3. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-matmul-add`: one operator in the place of
+    ///    others, and old forms in new ones.
     /// 4. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
     ///    convolution.
     /// 5. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
@@ -29,6 +30,7 @@ impl Normalize {
             .then(FoldConstants)
             .then(RemoveIdentity)
             .then(EvalBatchNorm)
+            .then(SoftmaxAxis)
             .then(MeanToPool)
             .then(FoldPad)
             .then(FuseMatMulAdd)

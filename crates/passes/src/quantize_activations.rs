@@ -37,7 +37,10 @@ impl Pass for QuantizeActivations {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
-        let mut inserter = Inserter::new(graph, &self.config, &self.hooks);
+        // Paddle's pass has no hooks.
+        let none = Hooks::default();
+        let hooks = if self.config.numerics == Numerics::Deploy { &self.hooks } else { &none };
+        let mut inserter = Inserter::new(graph, &self.config, hooks);
         for id in operations(graph)? {
             let wanted = match self.config.numerics {
                 Numerics::Deploy => self.deploy(graph, &inserter, id),
@@ -116,8 +119,9 @@ impl QuantizeActivations {
         if let Err(why) = self.config.selects(op.name(), &node.name) {
             return Some(Err(why));
         }
-        let constant = |v: &ValueId| matches!(graph.node(v.node).kind, Kind::Const(_) | Kind::Variable(..));
-        if node.ins.iter().flatten().any(|v| constant(v)) {
+        let constant = |v: &ValueId| graph.tensor(*v).is_some();
+        // The second format leaves out the constant alone, not the operator.
+        if !self.config.onnx_format && node.ins.iter().flatten().any(constant) {
             return Some(Err("an operand is constant".into()));
         }
         let quantized = |v: &ValueId| graph.producer::<ops::FakeQuant>(*v).is_some();
@@ -125,6 +129,7 @@ impl QuantizeActivations {
             return Some(Err("an operand is quantized already".into()));
         }
         let float = |v: &ValueId| graph.ty(*v).dtype.is_none_or(|d| d.is_float());
-        Some(Ok((0..node.ins.len()).filter(|&i| node.ins[i].is_some_and(|v| float(&v))).collect()))
+        let wanted = |i: &usize| node.ins[*i].is_some_and(|v| float(&v) && !constant(&v));
+        Some(Ok((0..node.ins.len()).filter(wanted).collect()))
     }
 }

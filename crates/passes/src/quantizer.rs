@@ -1,11 +1,12 @@
 //! The configured quantizers, and the book of what is quantized already.
 
 use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
+use crate::fold_constants::evaluate;
 use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process, unprocessed};
 use ir::{Graph, GraphError, Kind, QuantRole, Role, ValueId};
 use kernels::quant::{Grid, Quantizer, Round};
 use observe::Statistic;
-use ops::{AbsMax, ActivationScale, FakeQuant, Observe, Scheme, WeightScale};
+use ops::{AbsMax, ActivationScale, FakeQuant, Observe, Processed, Scheme, WeightScale};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::Tensor;
@@ -36,13 +37,33 @@ fn track(graph: &mut Graph, site: &Site, statistic: Statistic) -> Result<ValueId
     Ok(next)
 }
 
+/// Keeps the scales per channel with which a step quantized the weight: Paddle's evaluation and `convert` take them from
+/// the last training step, one update behind the weight. They start at those of the weight; at 0 in Paddle.
+fn keep(graph: &mut Graph, site: &Site, scales: ValueId) -> Result<ValueId, GraphError> {
+    let Some(initial) = evaluate(graph, scales) else { return Ok(scales) };
+    let kept = graph.add_variable(&format!("{}_scale", site.name), initial, Role::State);
+    if !site.config.scale_trainable {
+        return Ok(kept);
+    }
+    graph.set_update(kept, scales);
+    Ok(scales)
+}
+
+/// Paddle's arithmetic of the configured format.
+fn paddle(config: &QuantConfig, bits: u32) -> Option<Quantizer> {
+    Quantizer::paddle(bits, if config.onnx_format { Round::HalfEven } else { Round::HalfAway })
+}
+
 impl Quantize for WeightQuantizer {
     fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
         let config = site.config;
         let axis = site.axis.filter(|_| config.weight_quantize_type == WeightQuantizeType::ChannelWiseAbsMax);
         let name = &site.name;
+        let second_format = config.numerics == Numerics::Compat && config.onnx_format;
         let statistic = match config.weight_quantize_type {
-            WeightQuantizeType::AbsMax | WeightQuantizeType::ChannelWiseAbsMax => None,
+            WeightQuantizeType::ChannelWiseAbsMax => None,
+            _ if second_format => Some(Statistic::MovingAverageAbsMax { rate: config.moving_rate }),
+            WeightQuantizeType::AbsMax => None,
             WeightQuantizeType::RangeAbsMax => Some(Statistic::RangeAbsMax { window: config.window_size }),
             WeightQuantizeType::MovingAverageAbsMax => {
                 Some(Statistic::MovingAverageAbsMax { rate: config.moving_rate })
@@ -50,7 +71,13 @@ impl Quantize for WeightQuantizer {
         };
         let grid = Grid::narrow(config.weight_bits).ok_or_else(|| grid_error(site))?;
         let magnitude = match statistic {
-            None => graph.add(AbsMax { axis }, &[site.value], &format!("{name}_abs_max"))?,
+            None => {
+                let magnitude = graph.add(AbsMax { axis }, &[site.value], &format!("{name}_abs_max"))?;
+                match (config.numerics, axis) {
+                    (Numerics::Compat, Some(_)) => keep(graph, site, magnitude)?,
+                    _ => magnitude,
+                }
+            }
             Some(statistic) => {
                 let state = track(graph, site, statistic)?;
                 let scale = ActivationScale { statistic, scheme: Scheme::Paddle, grid };
@@ -63,8 +90,7 @@ impl Quantize for WeightQuantizer {
                 (Quantizer::onnx(grid), graph.add(scale, &[magnitude], &format!("{name}_scale"))?)
             }
             Numerics::Compat => {
-                let paddle = Quantizer::paddle(config.weight_bits, Round::HalfAway);
-                (paddle.ok_or_else(|| grid_error(site))?, magnitude)
+                (paddle(config, config.weight_bits).ok_or_else(|| grid_error(site))?, magnitude)
             }
         };
         graph.add(FakeQuant { quantizer, axis, clipped: false }, &[site.value, scale], &format!("{name}_fq"))
@@ -89,7 +115,7 @@ impl Quantize for ActivationQuantizer {
         let threshold = pact_threshold(graph, site.value);
         let state = track(graph, site, statistic)?;
         let (quantizer, scheme) = match config.numerics {
-            Numerics::Compat => (Quantizer::paddle(config.activation_bits, Round::HalfAway), Scheme::Paddle),
+            Numerics::Compat => (paddle(config, config.activation_bits), Scheme::Paddle),
             Numerics::Deploy => {
                 let asymmetric = matches!(
                     config.activation_quantize_type,
@@ -171,10 +197,21 @@ impl<'a> Inserter<'a> {
         }
     }
 
+    /// The quantized form of `v` for one reader more. In Paddle, the gradient of all readers but the first passes by a
+    /// pre-process.
+    fn again(&self, graph: &mut Graph, v: ValueId, q: ValueId) -> Result<ValueId, GraphError> {
+        let processed = |x: ValueId| graph.producer::<Processed>(x).is_some();
+        if self.config.numerics == Numerics::Deploy || !graph.node(q.node).ins[0].is_some_and(processed) {
+            return Ok(q);
+        }
+        let name = format!("{}_bypassed", graph.value(v).name);
+        graph.add(Processed { bypassed: true }, &[q, v], &name)
+    }
+
     /// Quantizes a weight with output channels along `axis`. Readers with the same axis share the quantizer.
     pub(crate) fn weight(&mut self, graph: &mut Graph, v: ValueId, axis: usize) -> Result<ValueId, GraphError> {
         if let Some(&q) = self.weights.get(&(v, axis)) {
-            return Ok(q);
+            return self.again(graph, v, q);
         }
         let name = graph.value(v).name.clone();
         let mut site = Site { value: v, name, axis: Some(axis), config: self.config };
@@ -194,7 +231,7 @@ impl<'a> Inserter<'a> {
     pub(crate) fn activation(&mut self, graph: &mut Graph, v: ValueId) -> Result<ValueId, GraphError> {
         let deploy = self.config.numerics == Numerics::Deploy;
         if let Some(&q) = self.activations.get(&v) {
-            return Ok(q);
+            return self.again(graph, v, q);
         }
         if deploy && self.quantized(graph, v) {
             return Ok(v);

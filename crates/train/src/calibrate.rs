@@ -45,8 +45,12 @@ pub fn calibrate(
     write_back(graph, &machine)
 }
 
-/// Copies the values of a machine's variables to the constants and variables of the same name.
-pub(crate) fn write_back(graph: &mut Graph, machine: &exec::Machine) -> Result<(), Error> {
+/// Copies the values of a machine's variables to the constants and variables of the same name: after training steps, to the
+/// graph of which [`training_step`](crate::training_step) made them.
+///
+/// # Errors
+/// When a constant or variable of the same name has another type.
+pub fn write_back(graph: &mut Graph, machine: &exec::Machine) -> Result<(), Error> {
     for (name, value) in machine.variables() {
         let Some(v) = graph.find(&name) else { continue };
         let kind = match &graph.node(v.node).kind {

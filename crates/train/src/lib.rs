@@ -10,7 +10,7 @@ mod run;
 mod signature;
 mod step;
 
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, write_back};
 pub use error::Error;
 pub use evaluate::{Scores, evaluate, predict};
 pub use fit::{Event, FitOptions, fit};

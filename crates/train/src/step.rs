@@ -80,7 +80,8 @@ pub fn training_step(
         })
         .collect();
     let wrt: Vec<ValueId> = variables.iter().map(|v| v.0).collect();
-    let gradients = ir::gradients(&mut graph, loss, &wrt, Arc::new(Add))?;
+    let stand_ins = passes::stand_ins(&graph)?;
+    let gradients = ir::gradients_with(&mut graph, loss, &wrt, Arc::new(Add), &stand_ins)?;
 
     for group in groups {
         let rate = graph.add_input(&group.rate_input(), Type::new(DType::F32, [0usize; 0]));

@@ -1,0 +1,150 @@
+//! What the operators on 8-bit codes share: constant scales and zero points, and the rules for them.
+//!
+//! The operators are those into which ONNX Runtime fuses quantize-dequantize pairs: of ONNX itself where there is one,
+//! of its domain `com.microsoft` otherwise. Activations are uint8, weights int8 with zero point 0. The kernels do ONNX
+//! Runtime's arithmetic, see [`kernels::integer`].
+
+use crate::shapes::broadcast;
+use ir::{Infer, Io, Lower, Step, Type};
+use kernels::broadcast::Broadcast;
+use kernels::integer::{Affine, lookup};
+use kernels::quant::{Grid, Quantizer};
+use tensor::DType;
+
+/// Operator-set domain of ONNX Runtime's own operators.
+pub(crate) const MICROSOFT: &str = "com.microsoft";
+
+/// Type of the codes at slot `i`.
+pub(crate) fn codes<'a>(cx: &Infer<'a>, i: usize) -> Result<&'a Type, String> {
+    let ty = cx.ty(i)?;
+    match ty.dtype {
+        Some(DType::U8 | DType::I8) | None => Ok(ty),
+        _ => Err(format!("input {i} should hold 8-bit codes, but is {ty}")),
+    }
+}
+
+/// Element type of a result whose zero point is at slot `i`: uint8 when it is omitted.
+pub(crate) fn code_dtype(cx: &Infer, i: usize) -> Result<Option<DType>, String> {
+    if cx.has(i) { Ok(codes(cx, i)?.dtype) } else { Ok(Some(DType::U8)) }
+}
+
+/// Checks that slots `i` and `i + 1` hold a scale and a zero point for a whole tensor.
+pub(crate) fn check_affine(cx: &Infer, i: usize) -> Result<(), String> {
+    let scale = cx.float(i)?;
+    let zero_point = if cx.has(i + 1) { Some(codes(cx, i + 1)?) } else { None };
+    for ty in [Some(scale), zero_point].into_iter().flatten() {
+        if ty.dims().is_some_and(|dims| dims.iter().product::<usize>() != 1) {
+            return Err(format!("a scale or zero point should be one number, but is {ty}"));
+        }
+    }
+    Ok(())
+}
+
+/// The constant scales at slot `i`.
+pub(crate) fn scales(cx: &Lower, i: usize) -> Result<Vec<f32>, String> {
+    cx.typed::<f32>(i)?;
+    let scales = cx.constant(i)?.to_f32();
+    match scales.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
+        Some(s) => Err(format!("a scale should be positive, but input {i} holds {s}")),
+        None => Ok(scales),
+    }
+}
+
+/// The constant scale and zero point at slots `i` and `i + 1`.
+pub(crate) fn affine(cx: &Lower, i: usize) -> Result<Affine, String> {
+    affine_at(cx, i, i + 1)
+}
+
+/// The constant scale and zero point at two slots.
+pub(crate) fn affine_at(cx: &Lower, scale: usize, zero_point: usize) -> Result<Affine, String> {
+    let zero_point = match cx.optional(zero_point) {
+        None => vec![0],
+        Some(_) => {
+            cx.typed::<u8>(zero_point)?;
+            cx.constant(zero_point)?.to_i64()
+        }
+    };
+    match (&scales(cx, scale)?[..], &zero_point[..]) {
+        (&[scale], &[zero_point]) => Ok((scale, zero_point as u8)),
+        (s, z) => Err(format!("{} scales and {} zero points, where one of each is needed", s.len(), z.len())),
+    }
+}
+
+/// The constant int8 weight at slot `i`, whose zero point at slot `zero_point` must be 0.
+pub(crate) fn weight(cx: &Lower, i: usize, zero_point: usize) -> Result<Vec<i8>, String> {
+    cx.typed::<i8>(i)?;
+    if cx.optional(zero_point).is_some() && cx.constant(zero_point)?.to_i64().iter().any(|&z| z != 0) {
+        return Err("the executor computes with int8 weights of zero point 0 only".into());
+    }
+    Ok(cx.constant(i)?.to_i64().into_iter().map(|q| q as i8).collect())
+}
+
+/// The constant int32 bias at slot `i`, one per output channel, if there is one.
+pub(crate) fn bias(cx: &Lower, i: usize, channels: usize) -> Result<Option<Vec<i32>>, String> {
+    if cx.optional(i).is_none() {
+        return Ok(None);
+    }
+    cx.typed::<i32>(i)?;
+    let bias: Vec<i32> = cx.constant(i)?.to_i64().into_iter().map(|b| b as i32).collect();
+    if bias.len() != channels {
+        return Err(format!("{} biases for {channels} output channels", bias.len()));
+    }
+    Ok(Some(bias))
+}
+
+/// `factor(s)` of the constant weight scales at slot `i`, for each of `channels` output channels.
+pub(crate) fn per_channel(
+    cx: &Lower,
+    i: usize,
+    channels: usize,
+    factor: impl Fn(f32) -> f32,
+) -> Result<Vec<f32>, String> {
+    let scales = scales(cx, i)?;
+    match scales.len() {
+        1 => Ok(vec![factor(scales[0]); channels]),
+        n if n == channels => Ok(scales.into_iter().map(factor).collect()),
+        n => Err(format!("{n} weight scales for {channels} output channels")),
+    }
+}
+
+/// The table of a function from codes to codes.
+pub(crate) fn table(x: Affine, y: Affine, f: impl Fn(f32) -> f32) -> [u8; 256] {
+    let quantizer = Quantizer::onnx(Grid::U8);
+    std::array::from_fn(|code| {
+        let value = (code as i32 - i32::from(x.1)) as f32 * x.0;
+        quantizer.code(y.0, y.1.into(), f(value)) as u8
+    })
+}
+
+/// The type of an element-wise function of two tensors of codes: `(a, a_scale, a_zero_point, b, b_scale, b_zero_point,
+/// y_scale, y_zero_point?)`.
+pub(crate) fn infer_binary(cx: &Infer) -> Result<Vec<Type>, String> {
+    let shape = broadcast(codes(cx, 0)?, codes(cx, 3)?)?;
+    [1, 4, 6].into_iter().try_for_each(|i| check_affine(cx, i))?;
+    Ok(vec![Type { dtype: code_dtype(cx, 7)?, shape }])
+}
+
+/// The operands of such a function: how they broadcast, then scale and zero point of `a`, `b` and `y`.
+pub(crate) fn binary(cx: &Lower) -> Result<(Broadcast<2>, [Affine; 3]), String> {
+    let shapes = [cx.typed::<u8>(0)?.memory_shape(), cx.typed::<u8>(3)?.memory_shape()];
+    let plan = Broadcast::new([&shapes[0], &shapes[1]]).map_err(|e| e.to_string())?;
+    Ok((plan, [affine(cx, 1)?, affine(cx, 4)?, affine(cx, 6)?]))
+}
+
+/// The type of a function of one tensor of codes: `(x, x_scale, x_zero_point, y_scale, y_zero_point?)`.
+pub(crate) fn infer_unary(cx: &Infer) -> Result<Type, String> {
+    let shape = codes(cx, 0)?.shape.clone();
+    [1, 3].into_iter().try_for_each(|i| check_affine(cx, i))?;
+    Ok(Type { dtype: code_dtype(cx, 4)?, shape })
+}
+
+/// Such a function as a table.
+pub(crate) fn lower_table(cx: &Lower, f: impl Fn(f32) -> f32) -> Result<Step, String> {
+    cx.typed::<u8>(0)?;
+    let table = table(affine(cx, 1)?, affine(cx, 3)?, f);
+    Ok(Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        lookup(&table, parts.input(0), parts.output(0));
+        Ok(())
+    }))
+}

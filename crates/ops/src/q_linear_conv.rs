@@ -1,0 +1,158 @@
+//! `QLinearConv` (ONNX 10): a convolution of uint8 codes with int8 weights, rounded once to uint8 codes.
+
+use crate::conv::{check_axis, kernel_sizes, parse_group, plan, ranks};
+use crate::q_linear::{affine, bias, check_affine, code_dtype, codes, per_channel, weight};
+use crate::window::Window;
+use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
+use kernels::conv::Rounding;
+use kernels::integer;
+
+/// `QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, bias?)`: `x` uint8
+/// `(N, C, spatial...)`, `w` int8 `(O, C / group, kernel...)` with one scale or one per output channel, `bias` int32
+/// `(O)` in steps of `x_scale * w_scale`. All but `x` are constants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QLinearConv {
+    /// Kernel size, strides, dilations, padding.
+    pub window: Window,
+    /// Number of groups into which the channels are split.
+    pub group: usize,
+}
+
+/// Reads the operator.
+pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    Ok(QLinearConv { window: Window::parse(cx.attrs)?, group: parse_group(cx.attrs)? }.into())
+}
+
+impl Op for QLinearConv {
+    fn name(&self) -> &str {
+        "QLinearConv"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.window.attrs(Attrs::new()).with_int("group", self.group as i64, 1)
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let (x, w) = (codes(cx, 0)?, codes(cx, 3)?);
+        check_affine(cx, 1)?;
+        check_affine(cx, 6)?;
+        let dtype = code_dtype(cx, 7)?;
+        let Some((xs, ws)) = ranks(x, w)? else { return Ok(vec![Type { dtype, shape: None }]) };
+        let channels = ws[1].fixed().and_then(|i| i.checked_mul(self.group));
+        check_axis(x, "input", 1, channels)?;
+        if cx.has(8) {
+            check_axis(cx.ty(8)?, "bias", 0, ws[0].fixed())?;
+        }
+        let spatial = self.window.outputs(&xs[2..], &kernel_sizes(&self.window, ws)?, Rounding::Floor)?;
+        let shape = [xs[0].clone(), ws[0].clone()].into_iter().chain(spatial).collect();
+        Ok(vec![Type { dtype, shape: Some(shape) }])
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let plan = plan(&self.window, self.group, &cx.typed::<u8>(0)?.shape, &cx.input(3)?.shape)?;
+        let (x, y) = (affine(cx, 1)?, affine(cx, 6)?);
+        let scale = per_channel(cx, 4, plan.out_channels, |w| (x.0 * w) / y.0)?;
+        let bias = bias(cx, 8, plan.out_channels)?;
+        let conv = integer::Conv::new(plan, &weight(cx, 3, 5)?, x.1, bias.as_deref());
+        let workspace = conv.workspace();
+        let step = Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            conv.codes(parts.input(0), &scale, y.1, parts.output(0), parts.workspace());
+            Ok(())
+        });
+        Ok(step.workspace::<u32>(workspace))
+    }
+
+    fn layouts(&self) -> Layouts {
+        Layouts::ChannelsLast { ins: 1, outs: 1 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{Draw, run};
+    use crate::{Conv, DequantizeLinear, QuantizeLinear};
+    use tensor::{DType, Tensor};
+
+    fn draw_codes(draw: &mut Draw, shape: &[usize]) -> Tensor {
+        Tensor::new(shape, (0..shape.iter().product()).map(|_| draw.int(0, 256) as u8).collect())
+    }
+
+    #[test]
+    fn agrees_with_the_float_convolution_between_pairs() {
+        let mut draw = Draw::new(31);
+        for (shape, w_shape, group, window) in [
+            (vec![2, 6, 7, 5], vec![5, 6, 3, 3], 1, Window::new(&[3, 3], 2, 1)),
+            (vec![1, 8, 6, 6], vec![8, 1, 3, 3], 8, Window::new(&[3, 3], 1, 1)),
+            (vec![2, 20, 4, 4], vec![40, 20, 1, 1], 1, Window::default()),
+            (vec![2, 6, 9, 9], vec![4, 3, 3, 3], 2, Window { dilations: vec![2, 2], ..Window::default() }),
+            (vec![2, 4, 30], vec![3, 4, 5], 1, Window { pads: vec![4, 1], ..Window::default() }),
+        ] {
+            let x = draw_codes(&mut draw, &shape);
+            let w = Tensor::new(
+                &w_shape,
+                (0..w_shape.iter().product()).map(|_| (draw.int(0, 255) as i32 - 127) as i8).collect(),
+            );
+            let n = w_shape[0];
+            let (x_scale, x_zero) = (Tensor::scalar(0.02f32), Tensor::scalar(draw.int(0, 256) as u8));
+            let w_scale = Tensor::new(&[n], (0..n).map(|_| draw.float(0.001, 0.003)).collect());
+            let w_zero = Tensor::zeros(DType::I8, &[n]);
+            let b_scale = Tensor::new(&[n], w_scale.to_f32().iter().map(|w| 0.02 * w).collect());
+            let bias = Tensor::new(&[n], (0..n).map(|_| draw.int(0, 20_000) as i32 - 10_000).collect());
+            let (y_scale, y_zero) = (Tensor::scalar(0.07f32), Tensor::scalar(100u8));
+
+            let op = QLinearConv { window: window.clone(), group };
+            let ins = [&x, &x_scale, &x_zero, &w, &w_scale, &w_zero, &y_scale, &y_zero, &bias].map(Some);
+            let got = run(&op, &ins, 1).unwrap()[0].to_i64();
+
+            let eval = |op: &dyn Op, ins: &[&Tensor]| {
+                let ins: Vec<_> = ins.iter().copied().map(Some).collect();
+                ir::eval(op, &ins, 1).unwrap().remove(0)
+            };
+            let rows = DequantizeLinear { axis: 0, extra: vec![] };
+            let (x, w) =
+                (eval(&DequantizeLinear::default(), &[&x, &x_scale, &x_zero]), eval(&rows, &[&w, &w_scale]));
+            let y = eval(&Conv { window, group }, &[&x, &w, &eval(&rows, &[&bias, &b_scale])]);
+            let want = eval(&QuantizeLinear::default(), &[&y, &y_scale, &y_zero]).to_i64();
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(&want).all(|(a, b)| a.abs_diff(*b) <= 1));
+            assert!(got.iter().collect::<std::collections::BTreeSet<_>>().len() > 20);
+        }
+    }
+
+    #[test]
+    fn rounds_once_half_to_even() {
+        let op = QLinearConv { window: Window::default(), group: 1 };
+        let one = |x: u8, bias: i32| {
+            let (x, w) = (Tensor::new(&[1, 1, 1], vec![x]), Tensor::new(&[1, 1, 1], vec![1i8]));
+            let (half, unit) = (Tensor::scalar(0.5f32), Tensor::scalar(1f32));
+            let (x_zero, w_zero, y_zero) = (Tensor::scalar(10u8), Tensor::scalar(0i8), Tensor::scalar(3u8));
+            let bias = Tensor::new(&[1], vec![bias]);
+            let ins = [&x, &half, &x_zero, &w, &unit, &w_zero, &unit, &y_zero, &bias].map(Some);
+            run(&op, &ins, 1).unwrap()[0].to_i64()[0]
+        };
+        assert_eq!([one(11, 0), one(13, 0), one(11, 4), one(0, 0), one(255, 1000)], [3, 5, 5, 0, 255]);
+    }
+
+    #[test]
+    fn what_it_cannot_compute_is_told() {
+        let op = QLinearConv { window: Window::default(), group: 1 };
+        let (x, w) = (Tensor::zeros(DType::U8, &[1, 2, 3]), Tensor::zeros(DType::I8, &[1, 2, 1]));
+        let (unit, x_zero, w_zero) = (Tensor::scalar(1f32), Tensor::scalar(0u8), Tensor::scalar(1i8));
+        let fail = |x: &Tensor, scale: &Tensor, w_zero: &Tensor| {
+            let ins = [x, scale, &x_zero, &w, &unit, w_zero, &unit, &x_zero].map(Some);
+            run(&op, &ins, 1).unwrap_err()
+        };
+        assert!(fail(&x, &unit, &w_zero).contains("zero point 0 only"));
+        assert!(fail(&x, &Tensor::scalar(0f32), &Tensor::scalar(0i8)).contains("should be positive"));
+        assert!(fail(&x, &Tensor::new(&[2], vec![1f32; 2]), &Tensor::scalar(0i8)).contains("one number"));
+        assert!(
+            fail(&Tensor::zeros(DType::U8, &[1, 3, 3]), &unit, &w_zero)
+                .contains("should have 2 along axis 1")
+        );
+        assert!(fail(&Tensor::zeros(DType::F32, &[1, 2, 3]), &unit, &w_zero).contains("8-bit codes"));
+        assert!(fail(&Tensor::zeros(DType::I8, &[1, 2, 3]), &unit, &w_zero).contains("uint8"));
+    }
+}
