@@ -36,7 +36,7 @@ fn every_case_is_met() {
     let report = run_folder(fixtures()).unwrap();
     println!("{report}");
     assert_eq!(report.failed(), 0, "{report}");
-    for (file, cases) in [("ops", 177), ("sequences", 42), ("pact", 39), ("freeze", 72)] {
+    for (file, cases) in [("ops", 177), ("sequences", 42), ("pact", 39), ("freeze", 72), ("e2e", 8)] {
         let report = report.files.iter().find(|f| f.name == file).unwrap();
         let passed = report.cases.iter().filter(|c| c.verdict == Verdict::Passed).count();
         assert_eq!((report.cases.len(), passed), (cases, cases), "{file}");

@@ -404,10 +404,19 @@ impl Graph {
 
     /// The only result of an operation, where the types of its operands alone determine it ([`Op::known`]).
     pub fn known(&self, id: NodeId) -> Option<Tensor> {
+        self.ask(id, |op, cx| op.known(cx))
+    }
+
+    /// An operation in a plainer form, where its operands allow it ([`Op::settled`]).
+    pub fn settled(&self, id: NodeId) -> Option<Arc<dyn Op>> {
+        self.ask(id, |op, cx| op.settled(cx))
+    }
+
+    fn ask<T>(&self, id: NodeId, question: impl FnOnce(&dyn Op, &Infer) -> Option<T>) -> Option<T> {
         let node = self.node(id);
         let args: SmallVec<[Option<Arg>; 4]> =
             node.ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
-        node.op()?.known(&Infer::new(&args, node.outs.len()))
+        question(node.op()?, &Infer::new(&args, node.outs.len()))
     }
 
     // ---- editing ----

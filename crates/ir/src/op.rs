@@ -260,6 +260,8 @@ pub struct OnnxForm {
     /// Operands to pass as attributes instead (inputs of ours that are integer attributes there): slot and name. They
     /// must be constant.
     pub as_attrs: Vec<(usize, String)>,
+    /// How many results ONNX has; those of ours behind them are not written. `None`: all.
+    pub outs: Option<usize>,
 }
 
 /// One operator with its attributes: everything the compiler knows of it, in one file of the `ops` crate.
@@ -283,6 +285,12 @@ pub trait Op: Any + Debug + Send + Sync {
     /// When the operator, as it is, cannot be expressed there.
     fn to_onnx(&self, _opset: i64) -> Result<OnnxForm, String> {
         Ok(OnnxForm { op_type: self.name().to_string(), attrs: self.attrs(), ..OnnxForm::default() })
+    }
+
+    /// The same operator in a plainer form, where these operands allow it: asked before [`Op::to_onnx`], which sees no
+    /// operands.
+    fn settled(&self, _cx: &Infer) -> Option<Arc<dyn Op>> {
+        None
     }
 
     /// Types of the results.

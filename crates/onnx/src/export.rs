@@ -95,6 +95,8 @@ struct Form {
     inputs: Vec<(usize, Tensor)>,
     /// Operands that are attributes there.
     as_attributes: Vec<usize>,
+    /// How many results are written.
+    results: usize,
 }
 
 impl Form {
@@ -103,7 +105,9 @@ impl Form {
         let node = graph.node(id);
         let Some(op) = node.op() else { return Ok(None) };
         let error = |what: String| ModelError::node(node.label(), what);
-        let OnnxForm { op_type, mut attrs, inputs, as_attrs } =
+        let settled = graph.settled(id);
+        let op = settled.as_deref().unwrap_or(op);
+        let OnnxForm { op_type, mut attrs, inputs, as_attrs, outs } =
             op.to_onnx(opset).map_err(|what| error(format!("at opset {opset}: {what}")))?;
         let mut as_attributes = Vec::new();
         for (slot, name) in as_attrs {
@@ -122,7 +126,15 @@ impl Form {
         {
             return Err(error(what));
         }
-        Ok(Some(Form { op_type, attribute, inputs, as_attributes }))
+        let results = outs.unwrap_or(usize::MAX).min(node.outs.len());
+        let read = |out: usize| {
+            let v = ValueId { node: id, out: out as u16 };
+            graph.is_output(v) || !graph.consumers(v).is_empty()
+        };
+        if let Some(out) = (results..node.outs.len()).find(|&out| read(out)) {
+            return Err(error(format!("at opset {opset} it has no result \"{}\", which is read", node.outs[out].name)));
+        }
+        Ok(Some(Form { op_type, attribute, inputs, as_attributes, results }))
     }
 }
 
@@ -245,7 +257,7 @@ impl Writer<'_> {
         if !changed.is_empty() {
             attribute.iter_mut().for_each(|a| subgraph::rename(a, &changed));
         }
-        let output = (0..node.outs.len()).map(|out| self.result_name(ValueId { node: id, out: out as u16 }));
+        let output = (0..form.results).map(|out| self.result_name(ValueId { node: id, out: out as u16 }));
         let mut proto = NodeProto {
             input: trimmed(input),
             output: trimmed(output.collect()),

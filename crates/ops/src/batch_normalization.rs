@@ -98,7 +98,9 @@ impl Op for BatchNormalization {
     fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
         let attrs =
             if opset < 14 { BatchNormalization { training: false, ..*self }.attrs() } else { self.attrs() };
-        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, ..ir::OnnxForm::default() })
+        // The statistics of the batch are results of ours; opset 14 dropped ONNX's own two.
+        let outs = Some(if !self.training { 1 } else if opset < 14 { 5 } else { 3 });
+        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, outs, ..ir::OnnxForm::default() })
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -1,6 +1,7 @@
 //! `LogSoftmax` (ONNX 1, 11, 13), and `qat.LogSoftmaxGrad`, its gradient. Axes as of `Softmax`.
 
-use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, to_onnx};
+use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, to_onnx, only_axis};
+use std::sync::Arc;
 use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 
 /// `LogSoftmax(x)`: `x - log(sum of e^x)` along an axis. f32.
@@ -35,6 +36,10 @@ impl Op for LogSoftmax {
 
     fn to_onnx(&self, _opset: i64) -> Result<OnnxForm, String> {
         to_onnx(self, self.flatten)
+    }
+
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(LogSoftmax { axis: only_axis(cx, self.axis, self.flatten)?, flatten: false }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -3,6 +3,7 @@
 //! Before opset 13 the operand counted as a matrix, cut in front of `axis`: the function ran over all axes from there on.
 
 use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
+use std::sync::Arc;
 use kernels::relayout::{from_channels_last, to_channels_last};
 
 /// `Softmax(x)`: `e^x / sum of e^x` along an axis. f32.
@@ -37,6 +38,18 @@ pub(crate) fn along(cx: &Parse) -> Result<(i64, bool), String> {
 
 pub(crate) fn attrs(axis: i64, flatten: bool) -> Attrs {
     Attrs::new().with_int("axis", axis, -1).with_int("flatten", flatten.into(), 0)
+}
+
+/// The one axis over which a function over all axes from `axis` on runs, where the others have size 1.
+pub(crate) fn only_axis(cx: &Infer, axis: i64, flatten: bool) -> Option<i64> {
+    let shape = cx.ty(0).ok()?.shape.as_ref().filter(|_| flatten)?;
+    let first = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()?;
+    let large: Vec<usize> = (first..shape.len()).filter(|&i| shape[i] != ir::Dim::Fixed(1)).collect();
+    match large[..] {
+        [] => Some(-1),
+        [i] => Some(i as i64),
+        _ => None,
+    }
 }
 
 pub(crate) fn to_onnx(op: &dyn Op, flatten: bool) -> Result<OnnxForm, String> {
@@ -129,6 +142,10 @@ impl Op for Softmax {
 
     fn to_onnx(&self, _opset: i64) -> Result<OnnxForm, String> {
         to_onnx(self, self.flatten)
+    }
+
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(Softmax { axis: only_axis(cx, self.axis, self.flatten)?, flatten: false }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

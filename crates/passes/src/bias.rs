@@ -64,14 +64,14 @@ impl Weighted {
     }
 
     /// Gives the node this bias. A bias that nobody else reads hands its name over.
-    pub(crate) fn set_bias(&self, graph: &mut Graph, bias: Vec<f32>) {
+    pub(crate) fn set_bias(&self, graph: &mut Graph, bias: Vec<f32>) -> ValueId {
         let name = format!("{}_bias", graph.node(self.id).name);
-        set_operand(graph, self.id, self.bias_slot, &name, Tensor::new(&[self.channels], bias));
+        set_operand(graph, self.id, self.bias_slot, &name, Tensor::new(&[self.channels], bias))
     }
 }
 
 /// Points a slot to a new constant, which takes over the name of the old one where nobody else reads that.
-pub(crate) fn set_operand(graph: &mut Graph, id: NodeId, slot: usize, name: &str, value: Tensor) {
+pub(crate) fn set_operand(graph: &mut Graph, id: NodeId, slot: usize, name: &str, value: Tensor) -> ValueId {
     let old = graph.node(id).ins.get(slot).copied().flatten();
     let name = old.map_or(name.to_string(), |v| graph.value(v).name.clone());
     let new = graph.add_const(&name, value);
@@ -82,4 +82,5 @@ pub(crate) fn set_operand(graph: &mut Graph, id: NodeId, slot: usize, name: &str
     {
         graph.swap_names(old, new);
     }
+    new
 }

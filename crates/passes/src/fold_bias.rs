@@ -4,14 +4,14 @@
 //! conv1 = Conv (x, w)
 //! y = Add (conv1, b)                                    # b: float[1,8,1,1]
 //! ->
-//! [conv1] y = Conv (x, w, conv1_bias)                   # conv1_bias: float[8]
+//! [conv1] y = Conv (x, w, b)                            # b: float[8]
 //! ```
 //!
 //! ConvTranspose and Gemm likewise. Paddle writes every bias as an addition. A bias that is there already is added to.
 
 use crate::bias::{Weighted, per_channel};
 use crate::pass::{Pass, Report, operations, rename_and_replace};
-use ir::{Graph, GraphError, NodeId};
+use ir::{Graph, GraphError, NodeId, QuantRole, ValueId};
 use ops::Add;
 
 /// See the module.
@@ -28,10 +28,14 @@ impl Pass for FoldBias {
             match find(graph, id) {
                 None => {}
                 Some(Err(why)) => report.skip(self.name(), graph.node(id).label(), why),
-                Some(Ok((node, bias))) => {
+                Some(Ok(Fold { node, added, bias })) => {
                     let how = format!("now the bias of {}", graph.node(node.id).label());
                     report.done(self.name(), graph.node(id).label(), how);
-                    node.set_bias(graph, bias);
+                    let only_reader = graph.only_consumer(added) == Some(id);
+                    let new = node.set_bias(graph, bias);
+                    if node.bias.is_none() && only_reader {
+                        graph.swap_names(added, new);
+                    }
                     rename_and_replace(graph, id.into(), node.id.into())?;
                 }
             }
@@ -40,24 +44,32 @@ impl Pass for FoldBias {
     }
 }
 
-/// The node whose bias an addition can be, and its new bias; `None` when nothing constant is added.
-fn find(graph: &Graph, id: NodeId) -> Option<Result<(Weighted, Vec<f32>), String>> {
+struct Fold {
+    node: Weighted,
+    /// The constant that is added.
+    added: ValueId,
+    /// What becomes the bias.
+    bias: Vec<f32>,
+}
+
+/// The node whose bias an addition can be; `None` when nothing constant is added, or no such node stands in front of it.
+fn find(graph: &Graph, id: NodeId) -> Option<Result<Fold, String>> {
     let node = graph.node(id);
     node.is::<Add>()?;
     let [Some(a), Some(b)] = node.ins[..] else { return None };
-    let (x, added) = match (graph.constant(a), graph.constant(b)) {
-        (None, Some(b)) => (a, b),
-        (Some(a), None) => (b, a),
-        _ => return None,
-    };
-    Some(Weighted::in_front_of(graph, x, id).and_then(|node| {
+    let (x, added) = if graph.constant(b).is_some() { (a, b) } else { (b, a) };
+    let constant = graph.constant(added)?;
+    let op = graph.node(x.node).op()?;
+    let takes_bias = matches!(op.quant(), QuantRole::Weighted { bias, .. } if op.params().contains(&bias));
+    takes_bias.then(|| {
+        let node = Weighted::in_front_of(graph, x, id)?;
         let rank = graph.ty(x).rank().unwrap_or(0);
-        let added = per_channel(added, rank, 1, node.channels)
-            .ok_or_else(|| format!("it adds {:?} values, not one per channel", added.shape()))?;
+        let values = per_channel(constant, rank, 1, node.channels)
+            .ok_or_else(|| format!("it adds {:?} values, not one per channel", constant.shape()))?;
         let bias = match &node.bias {
-            None => added,
-            Some(old) => old.iter().zip(&added).map(|(a, b)| a + b).collect(),
+            None => values,
+            Some(old) => old.iter().zip(&values).map(|(a, b)| a + b).collect(),
         };
-        Ok((node, bias))
-    }))
+        Ok(Fold { node, added, bias })
+    })
 }

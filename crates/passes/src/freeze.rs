@@ -30,7 +30,7 @@
 
 use crate::fold_constants::evaluate;
 use crate::hooks::unprocessed;
-use crate::pass::{Pass, Report, operations};
+use crate::pass::{Pass, Report, operations, rename_and_replace};
 use ir::{Graph, GraphError, NodeId, QuantRole, ValueId};
 use kernels::quant::{Axis, Grid, Quantizer, Rule, Scales, batch_norm_affine, quantize_i8};
 use observe::scale;
@@ -112,11 +112,20 @@ impl Known {
 struct Frozen {
     /// Frozen weights by quantizer, where nothing specific to the reader went into them.
     weights: BTreeMap<ValueId, ValueId>,
+    /// Pairs by tensor, scale (its bits) and zero point.
+    pairs: BTreeMap<(ValueId, u32, i32), ValueId>,
 }
 
-/// Adds a constant next to the tensor that it belongs to.
+/// Adds a constant next to the tensor that it belongs to. It takes over the name of what computed it in training.
 fn constant(graph: &mut Graph, base: &str, what: &str, value: Tensor) -> ValueId {
-    graph.add_const(&format!("{base}_{what}"), value)
+    let name = format!("{base}_{what}");
+    let constant = graph.add_const(&name, value);
+    if let Some(holder) = graph.find(&name)
+        && graph.node(holder.node).op().is_some_and(|op| op.domain() == "qat")
+    {
+        graph.swap_names(holder, constant);
+    }
+    constant
 }
 
 /// Adds `DequantizeLinear` of a constant.
@@ -186,9 +195,12 @@ impl Frozen {
                 _ => None,
             },
         };
-        // A grouped ConvTranspose has more output channels than the axis of its weight.
-        let fold = batch_norm(graph, at.id)
-            .filter(|(_, factor, _)| bias.is_some() == bias_value.is_some() && factor.len() == rows.channels);
+        // A MatMul has no slot for the bias that a batch norm leaves behind, and a grouped ConvTranspose has more output
+        // channels than the axis of its weight.
+        let has_slot = node.op().is_some_and(|op| op.params().contains(&at.bias));
+        let fold = batch_norm(graph, at.id).filter(|(_, factor, _)| {
+            has_slot && bias.is_some() == bias_value.is_some() && factor.len() == rows.channels
+        });
 
         let values = w.to_f32();
         let mut scale = known.scale.clone();
@@ -266,7 +278,7 @@ impl Frozen {
         let mut how = format!("int8 weight \"{name}\"");
         if let Some((bn, ..)) = fold {
             how += &format!(", {} folded", graph.node(bn).label());
-            graph.replace(bn.into(), at.id.into())?;
+            rename_and_replace(graph, bn.into(), at.id.into())?;
         }
         if !enlarged.is_empty() {
             how += &format!(", weight scale of {} channels enlarged so that the bias fits int32", enlarged.len());
@@ -305,6 +317,11 @@ impl Frozen {
             report.skip("freeze-quant", graph.node(id).label(), "its codes fit no 8-bit type");
             return Ok(());
         };
+        // Paddle's passes leave a tensor with several quantizers; they followed the same values.
+        let key = (x, known.scale[0].to_bits(), zero_point.to_i64()[0] as i32);
+        if let (Some(&dq), None) = (self.pairs.get(&key), &clip) {
+            return graph.replace(id.into(), dq);
+        }
         let scale = constant(graph, &name, "scale", Tensor::scalar(known.scale[0]));
         let zero_point = constant(graph, &name, "zero_point", zero_point);
         if let Some((low, high)) = clip {
@@ -313,6 +330,9 @@ impl Frozen {
             x = graph.add(Clip, &[x, low, high], &format!("{name}_clipped"))?;
         }
         let dq = pair(graph, &name, x, scale, zero_point)?;
+        if clip.is_none() {
+            self.pairs.insert(key, dq);
+        }
         graph.replace(id.into(), dq)
     }
 }

@@ -37,7 +37,13 @@ impl Pass for FuseMatMulAdd {
                     // The vector itself where it has the shape already.
                     let b = match graph.constant(b) {
                         Some(t) if t.shape() == bias.shape() => b,
-                        _ => graph.add_const(&graph.value(b).name.clone(), bias),
+                        _ => {
+                            let vector = graph.add_const(&graph.value(b).name.clone(), bias);
+                            if graph.only_consumer(b) == Some(id) {
+                                graph.swap_names(b, vector);
+                            }
+                            vector
+                        }
                     };
                     let name = graph.value(id.into()).name.clone();
                     let ins = [Some(x), Some(w), Some(b)];

@@ -40,10 +40,16 @@ impl Pass for InsertFakeQuant {
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         let mut inserter = Inserter::new(graph, &self.config, &self.hooks);
         for id in operations(graph)? {
-            let Some(QuantRole::Weighted { data, weight, axis, .. }) = graph.node(id).op().map(|op| op.quant()) else {
-                continue;
-            };
+            let Some(op) = graph.node(id).op() else { continue };
             let label = graph.node(id).label();
+            let (data, weight, axis) = match op.quant() {
+                QuantRole::Weighted { data, weight, axis, .. } => (data, weight, axis),
+                QuantRole::Float if op.name() == "Gemm" => {
+                    report.skip(self.name(), label, "it scales its operands (alpha, beta) or transposes its data");
+                    continue;
+                }
+                _ => continue,
+            };
             match self.fit(graph, id, data, weight) {
                 Err(why) => report.skip(self.name(), label, why),
                 Ok((x, w)) => {

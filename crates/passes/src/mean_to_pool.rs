@@ -33,12 +33,12 @@ impl Pass for MeanToPool {
                 }
             };
             let name = graph.value(id.into()).name.clone();
-            let pool = graph.add(GlobalAveragePool, &[x], &name)?;
+            let pool = graph.add(GlobalAveragePool, &[x], &format!("{name}_pooled"))?;
             if op.form.keep_dims {
                 supersede(graph, id, pool.node)?;
                 report.done(self.name(), label, "now GlobalAveragePool");
             } else {
-                let flat = graph.add(Flatten::default(), &[pool], &name)?;
+                let flat = graph.add(Flatten::default(), &[pool], &format!("{name}_flat"))?;
                 graph.swap_labels(id, pool.node);
                 graph.set_origin(pool.node, &graph.node(id).origin.clone());
                 rename_and_replace(graph, id.into(), flat)?;

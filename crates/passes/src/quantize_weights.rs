@@ -56,12 +56,12 @@ impl Pass for QuantizeWeights {
                 continue;
             }
             let name = graph.value(w).name.clone();
-            let w_fq = match done.get(&w) {
+            let w_fq = match done.get(&(w, axis)) {
                 Some(&q) => q,
                 None => {
                     let site = Site { value: w, name: name.clone(), axis: Some(axis), config: &self.config };
                     let q = WeightQuantizer.insert(graph, &site)?;
-                    done.insert(w, q);
+                    done.insert((w, axis), q);
                     q
                 }
             };
