@@ -542,6 +542,18 @@ impl Graph {
         }
     }
 
+    /// Gives a value another name: `base`, made unique.
+    pub fn rename(&mut self, v: ValueId, base: &str) {
+        let old = self.value(v).name.clone();
+        self.names.remove(&old);
+        let name = self.fresh(base);
+        let node = &mut self.g[v.node.0];
+        if !matches!(node.kind, Kind::Op(_)) {
+            node.name = name.clone();
+        }
+        node.outs[v.out as usize].name = name;
+    }
+
     /// Exchanges the names of two operations: a node that takes another's place takes its name over.
     pub fn swap_labels(&mut self, a: NodeId, b: NodeId) {
         if self.node(a).op().is_some() && self.node(b).op().is_some() {

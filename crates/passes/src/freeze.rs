@@ -120,8 +120,11 @@ struct Frozen {
 fn constant(graph: &mut Graph, base: &str, what: &str, value: Tensor) -> ValueId {
     let name = format!("{base}_{what}");
     let constant = graph.add_const(&name, value);
+    let of_training = |id: NodeId| graph.node(id).op().is_some_and(|op| op.domain() == "qat");
     if let Some(holder) = graph.find(&name)
-        && graph.node(holder.node).op().is_some_and(|op| op.domain() == "qat")
+        && holder != constant
+        && !graph.is_output(holder)
+        && (of_training(holder.node) || graph.consumers(holder).iter().all(|&(reader, _)| of_training(reader)))
     {
         graph.swap_names(holder, constant);
     }
@@ -418,16 +421,21 @@ fn same_scale(graph: &mut Graph, id: NodeId) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Gives each output its name back where rewriting left another value under it.
+/// Gives each output its name back where rewriting left another value under it: that of the tensor before its pair.
 fn name_outputs(graph: &mut Graph) {
-    for output in graph.outputs().to_vec() {
-        if graph.value(output.value).name == output.name || graph.node(output.value.node).op().is_none() {
+    let outputs = graph.outputs().to_vec();
+    for output in &outputs {
+        let name = &graph.value(output.value).name;
+        let named = outputs.iter().any(|o| o.value == output.value && o.name == *name);
+        if named || graph.node(output.value.node).op().is_none() {
             continue;
         }
-        if let Some(holder) = graph.find(&output.name)
-            && graph.node(holder.node).op().is_some()
-        {
-            graph.swap_names(holder, output.value);
+        match graph.find(&output.name) {
+            // An input of this name has to keep it.
+            Some(holder) if graph.node(holder.node).op().is_none() => continue,
+            Some(holder) => graph.rename(holder, &format!("{}_float", output.name)),
+            None => {}
         }
+        graph.rename(output.value, &output.name);
     }
 }

@@ -56,11 +56,13 @@ impl Pass for QuantizeActivations {
                             graph.set_input(id, slot, Some(q));
                         }
                     }
+                    let mut how = "operands quantized";
                     if self.config.numerics == Numerics::Deploy {
                         let y = fused_result(graph, id);
                         inserter.activation(graph, y)?;
+                        how = "operands and result quantized";
                     }
-                    report.done(self.name(), graph.node(id).label(), "operands and result quantized");
+                    report.done(self.name(), graph.node(id).label(), how);
                 }
             }
         }
@@ -125,7 +127,7 @@ impl QuantizeActivations {
             return Some(Err("an operand is constant".into()));
         }
         let quantized = |v: &ValueId| graph.producer::<ops::FakeQuant>(*v).is_some();
-        if node.ins.iter().flatten().any(|v| quantized(v)) {
+        if node.ins.iter().flatten().any(quantized) {
             return Some(Err("an operand is quantized already".into()));
         }
         let float = |v: &ValueId| graph.ty(*v).dtype.is_none_or(|d| d.is_float());

@@ -150,6 +150,10 @@ pub(crate) struct Inserter<'a> {
     activations: BTreeMap<ValueId, ValueId>,
 }
 
+/// How the origin of a node begins that belongs to a quantizer: `quantize(x)`. By it, a later pass finds the tensor behind
+/// whatever a hook put in front of the quantizer.
+const MARK: &str = "quantize(";
+
 /// The quantizers that a graph has, by the tensor that they quantize.
 fn present(graph: &Graph) -> BTreeMap<ValueId, ValueId> {
     let mut found = BTreeMap::new();
@@ -161,8 +165,7 @@ fn present(graph: &Graph) -> BTreeMap<ValueId, ValueId> {
         while let Some(v) = operand {
             let v = unprocessed(graph, v);
             let node = graph.node(v.node);
-            // What a hook put between the tensor and its quantizer stems from the node that made the tensor.
-            if node.op().is_none() || node.origin == node.name {
+            if !node.origin.starts_with(MARK) {
                 found.insert(v, id.into());
                 break;
             }
@@ -256,7 +259,7 @@ impl<'a> Inserter<'a> {
             Some(hook) => hook.insert(graph, &site)?,
             None => ActivationQuantizer.insert(graph, &site)?,
         };
-        let origin = graph.node(v.node).origin.clone();
+        let origin = format!("{MARK}{})", site.name);
         for id in graph.nodes().into_iter().skip(born) {
             graph.set_origin(id, &origin);
         }
