@@ -42,7 +42,7 @@ impl Op for ArgMin {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let shape = match &cx.float(0)?.shape {
+        let shape = match &cx.ty(0)?.shape {
             None => None,
             Some(dims) => {
                 let (axis, mut dims) = (axis(self.axis, dims.len())?, dims.clone());

@@ -1,11 +1,12 @@
 //! `Clip` (ONNX 6, 11, 12, 13): `min(max(x, low), high)`. Before opset 11 the bounds were attributes.
 
+use crate::shapes::same_dtype;
 use ir::{Infer, Io, Layouts, Lower, Op, Pair, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::elementwise::Unary;
 use std::sync::Arc;
-use tensor::Tensor;
+use tensor::{DType, Tensor};
 
-/// `Clip(x, low?, high?)`: f32; the bounds have one element each.
+/// `Clip(x, low?, high?)`: f32, or i64 for shapes; the bounds have one element each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clip;
 
@@ -24,9 +25,10 @@ pub fn parse_grad(_: &Parse) -> Result<Parsed, String> {
 
 /// Checks operand 0 and the bounds at `slot` and `slot + 1`.
 fn check(cx: &Infer, slot: usize) -> Result<Vec<Type>, String> {
-    let x = cx.float(0)?;
+    let x = cx.ty(0)?;
     for i in [slot, slot + 1].into_iter().filter(|&i| cx.has(i)) {
-        let bound = cx.float(i)?;
+        let bound = cx.ty(i)?;
+        same_dtype(x, bound)?;
         if bound.dims().is_some_and(|d| d.iter().product::<usize>() != 1) {
             return Err(format!("a bound should be one number, but input {i} is {bound}"));
         }
@@ -61,6 +63,16 @@ impl Op for Clip {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        if cx.input(0)?.dtype == DType::I64 {
+            return Ok(Step::new(|io: &mut Io| {
+                let mut parts = io.split();
+                let bound = |i, none| parts.input::<i64>(i).first().copied().unwrap_or(none);
+                let (low, high) = (bound(1, i64::MIN), bound(2, i64::MAX));
+                let (x, y): (&[i64], &mut [i64]) = (parts.input(0), parts.output(0));
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = x.max(low).min(high));
+                Ok(())
+            }));
+        }
         cx.typed::<f32>(0)?;
         let run = |io: &mut Io| {
             let bound = |i| if io.has(i) { Some(io.input::<f32>(i)) } else { None };
@@ -135,6 +147,8 @@ mod tests {
         assert_eq!(run(&Clip, &[Some(&x), None, Some(&high)], 1).unwrap()[0].to_f32(), [-2.0, 0.5, 6.0]);
         assert_eq!(eval(&Clip, &[&x]).unwrap(), x);
         assert!(eval(&Clip, &[&x, &x]).unwrap_err().contains("one number"));
+        let (x, low) = (Tensor::new(&[2], vec![-3i64, 3]), Tensor::scalar(0i64));
+        assert_eq!(eval(&Clip, &[&x, &low]).unwrap().to_i64(), [0, 3]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Op for Elu {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        unary::infer(cx)
+        unary::infer(self.function(), cx)
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

@@ -40,7 +40,7 @@ impl Op for HardSigmoid {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        unary::infer(cx)
+        unary::infer(self.function(), cx)
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

@@ -20,7 +20,7 @@ impl Op for PRelu {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let (x, slope) = (cx.float(0)?, cx.float(1)?);
+        let (x, slope) = (cx.ty(0)?, cx.ty(1)?);
         same_dtype(x, slope)?;
         let full = Type { dtype: x.dtype, shape: broadcast(x, slope)? };
         if !full.agrees(x) {

@@ -5,6 +5,7 @@ use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, Op, OnnxForm, Parse, Parse
 use kernels::reduce::{Reduce, Reduction};
 use kernels::select::{Axis, Selection, strides};
 use std::sync::Arc;
+use tensor::DType;
 
 /// How the result of a reduction looks. The axes are operand 1 of the node: all axes where it is omitted or empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,9 @@ impl Form {
 
     /// Binds `op` of operand 0.
     pub(crate) fn lower(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
+        if cx.input(0)?.dtype == DType::I64 {
+            return self.lower_integer(op, cx);
+        }
         let (x, y) = (cx.typed::<f32>(0)?, &cx.outs[0]);
         let axes = self.constant_axes(cx)?;
         let in_memory: Vec<usize> = axes.iter().map(|&a| x.memory_axis(a)).collect();
@@ -106,6 +110,40 @@ impl Form {
             Ok(())
         };
         Ok(Step::new(run).workspace::<f32>(scratch + between))
+    }
+
+    /// As [`Form::lower`] for i64: sums and extremes of sizes. Gathers what goes into each result, then joins it.
+    fn lower_integer(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
+        let (start, join): (i64, fn(i64, i64) -> i64) = match op {
+            Reduce::Sum => (0, i64::wrapping_add),
+            Reduce::Max => (i64::MIN, i64::max),
+            Reduce::Min => (i64::MAX, i64::min),
+            _ => return Err("the executor reduces integers to sums, largest and smallest only".into()),
+        };
+        let (x, y) = (cx.input(0)?, &cx.outs[0]);
+        let axes = self.constant_axes(cx)?;
+        let steps = strides(&x.memory_shape());
+        let mut kept: Vec<(usize, usize)> = (0..x.shape.len())
+            .filter(|a| self.keep_dims || !axes.contains(a))
+            .enumerate()
+            .map(|(d, a)| (y.memory_axis(d), a))
+            .filter(|(_, a)| !axes.contains(a))
+            .collect();
+        kept.sort_unstable();
+        let order = kept.into_iter().map(|(_, a)| a).chain(axes.iter().copied());
+        let plan = Selection::new(x.len(), order.map(|a| Axis::strided(x.shape[a], steps[x.memory_axis(a)])).collect());
+        let (len, count) = (x.len(), axes.iter().map(|&a| x.shape[a]).product::<usize>());
+        let run = move |io: &mut Io| {
+            let mut parts = io.split();
+            let (gathered, y): (&mut [i64], &mut [i64]) = (&mut parts.workspace()[..len], parts.output(0));
+            plan.run(parts.input(0), 0, gathered);
+            y.fill(start);
+            for (y, group) in y.iter_mut().zip(gathered.chunks_exact(count.max(1))) {
+                *y = group.iter().fold(start, |a, &b| join(a, b));
+            }
+            Ok(())
+        };
+        Ok(Step::new(run).workspace::<i64>(len))
     }
 
     /// Emits the gradient of operand 0.
@@ -264,7 +302,7 @@ macro_rules! operator {
             }
 
             fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
-                Ok(vec![ir::Type { dtype: cx.float(0)?.dtype, shape: self.form.infer(cx)? }])
+                Ok(vec![ir::Type { dtype: cx.ty(0)?.dtype, shape: self.form.infer(cx)? }])
             }
 
             fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
@@ -289,7 +327,7 @@ mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval, run};
     use crate::*;
-    use tensor::{DType, Tensor};
+    use tensor::Tensor;
 
     fn form(keep_dims: bool) -> Form {
         Form { keep_dims, ..Form::default() }
@@ -306,6 +344,18 @@ mod tests {
         assert_eq!(value(&ReduceSumSquare::default()), [14.0, 25.0]);
         assert_eq!(value(&ReduceL1::default()), [6.0, 7.0]);
         assert_eq!(value(&ReduceL2::default()), [14f32.sqrt(), 5.0]);
+    }
+
+    #[test]
+    fn integers() {
+        let x = Tensor::new(&[2, 3, 2], vec![1i64, -2, 3, 4, 0, -3, 7, 8, 9, 10, 11, 12]);
+        let value = |op: &dyn Op, axes: &[i64]| eval(op, &[&x, &list(axes)]).unwrap().to_i64();
+        assert_eq!(value(&ReduceSum::default(), &[0, 2]), [14, 26, 20]);
+        assert_eq!(value(&ReduceMax { form: form(false) }, &[1]), [3, 4, 11, 12]);
+        assert_eq!(value(&ReduceMin::default(), &[]), [-3]);
+        assert!(eval(&ReduceMean::default(), &[&x]).unwrap_err().contains("integers"));
+        let none = Tensor::zeros(DType::I64, &[0, 2]);
+        assert_eq!(eval(&ReduceSum::default(), &[&none, &list(&[0])]).unwrap().to_i64(), [0, 0]);
     }
 
     #[test]

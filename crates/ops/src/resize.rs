@@ -252,6 +252,7 @@ impl Resize {
         let x = i as f32;
         match self.coordinates {
             Coordinates::Asymmetric => x / scale,
+            // By the size of the result, as ONNX Runtime does; ONNX' reference takes `scale n`, which may be no integer.
             Coordinates::AlignCorners if m == 1 => 0.0,
             Coordinates::AlignCorners => x * (n - 1) as f32 / (m - 1) as f32,
             Coordinates::PytorchHalfPixel if m == 1 => 0.0,

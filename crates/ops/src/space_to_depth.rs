@@ -14,6 +14,9 @@ pub struct SpaceToDepth {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    if cx.attrs.str("mode", "DCR")? != "DCR" {
+        return Err("attribute mode is of an opset that is not supported".into());
+    }
     Ok(SpaceToDepth { block: block_size(cx.attrs)? }.into())
 }
 

@@ -3,6 +3,7 @@
 use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Pair, Parse, Parsed, Step, Type, Vjp};
 use kernels::elementwise::{Saved, Unary};
 use std::sync::Arc;
+use tensor::DType;
 
 /// Defines an operator without attributes: its struct, its reader and its [`Op`].
 macro_rules! operator {
@@ -26,7 +27,7 @@ macro_rules! operator {
             })?
 
             fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
-                crate::unary::infer(cx)
+                crate::unary::infer(kernels::elementwise::Unary::$name, cx)
             }
 
             fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
@@ -57,13 +58,33 @@ pub(crate) fn since(op: &dyn Op, opset: i64, since: i64) -> Result<OnnxForm, Str
     Ok(OnnxForm { op_type: op.name().into(), attrs: op.attrs(), ..OnnxForm::default() })
 }
 
-/// The type of the operand, a float.
-pub(crate) fn infer(cx: &Infer) -> Result<Vec<Type>, String> {
-    Ok(vec![cx.float(0)?.clone()])
+/// The functions that ONNX defines on integers too: those that shapes are computed with.
+fn on_integer(op: Unary, x: i64) -> Option<i64> {
+    match op {
+        Unary::Abs => Some(x.wrapping_abs()),
+        Unary::Neg => Some(x.wrapping_neg()),
+        Unary::Relu => Some(x.max(0)),
+        Unary::Sign => Some(x.signum()),
+        _ => None,
+    }
 }
 
-/// `y = op(x)` on f32, in place where the executor likes.
+/// The type of the operand, a float unless the function is one for integers too.
+pub(crate) fn infer(op: Unary, cx: &Infer) -> Result<Vec<Type>, String> {
+    let x = if on_integer(op, 0).is_some() { cx.ty(0)? } else { cx.float(0)? };
+    Ok(vec![x.clone()])
+}
+
+/// `y = op(x)` on f32, in place where the executor likes, or on i64.
 pub(crate) fn lower(op: Unary, cx: &Lower) -> Result<Step, String> {
+    if cx.input(0)?.dtype == DType::I64 && on_integer(op, 0).is_some() {
+        return Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let (x, y): (&[i64], &mut [i64]) = (parts.input(0), parts.output(0));
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = on_integer(op, x).unwrap_or(x));
+            Ok(())
+        }));
+    }
     cx.typed::<f32>(0)?;
     let run = move |io: &mut Io| {
         match io.pair(0, 0) {
@@ -261,7 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn integers_have_no_kernel() {
-        assert!(eval(&Exp, &[&Tensor::scalar(1i64)]).unwrap_err().contains("floating point"));
+    fn integers() {
+        let x = Tensor::new(&[3], vec![-5i64, 0, 7]);
+        let value = |op: &dyn Op| eval(op, &[&x]).unwrap().to_i64();
+        assert_eq!([value(&Neg), value(&Abs)], [[5, 0, -7], [5, 0, 7]]);
+        assert_eq!([value(&Sign), value(&Relu)], [[-1, 0, 1], [0, 0, 7]]);
+        assert!(eval(&Exp, &[&x]).unwrap_err().contains("floating point"));
+        assert!(eval(&Neg, &[&Tensor::scalar(1i8)]).unwrap_err().contains("the executor computes in float"));
     }
 }
