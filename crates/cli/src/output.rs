@@ -82,7 +82,7 @@ impl Printer {
             }
             let first = self.last.replace(Instant::now()).is_none();
             if !first {
-                self.line(&format!("{what}: {at} of {of} {unit} {message}").trim_end().to_string());
+                self.line(format!("{what}: {at} of {of} {unit} {message}").trim_end());
             }
             return;
         }

@@ -264,8 +264,8 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     printer.line(table.to_string().trim_end());
     if done.outcome == Outcome::WeightOnly {
         printer.line(
-            "weights only: activations stay in floating point. With --train DATA convolutions run in int8 as well, and \
-             --epochs recovers accuracy.",
+            "no data: matrix products find the ranges of their data at every run, convolutions have int8 weights but compute \
+             in floating point. With --train DATA convolutions run in int8 too, and training recovers accuracy.",
         );
     }
     printer.line(&format!("written: {} in {}", out.display(), duration(start.elapsed())));
@@ -304,7 +304,7 @@ impl Show<'_> {
                 self.report("normalized", &Report { lines }, &[])
             }
             Stage::Inserted(report) => {
-                self.report("quantized", report, &["insert-fake-quant", "quantize-activations", "quantize-weights"])
+                self.report("quantized", report, &["insert-fake-quant", "quantize-activations", "quantize-weights", "dynamic-quantize"])
             }
             Stage::Frozen(report) => {
                 self.printer.done();

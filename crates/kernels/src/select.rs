@@ -131,7 +131,10 @@ impl Selection {
         sorted.sort_unstable();
         assert!(sorted.iter().copied().eq(0..shape.len()), "order {order:?} of {} axes", shape.len());
         let strides = strides(shape);
-        Selection::new(shape.iter().product(), order.iter().map(|&a| Axis::strided(shape[a], strides[a])).collect())
+        Selection::new(
+            shape.iter().product(),
+            order.iter().map(|&a| Axis::strided(shape[a], strides[a])).collect(),
+        )
     }
 
     /// Number of elements of the result.
@@ -191,7 +194,9 @@ impl Selection {
             Axis::Affine { start, step: 0, .. } => y.fill(x[at + start]),
             &Axis::Affine { start, step, .. } => {
                 let at = at + start;
-                y.iter_mut().enumerate().for_each(|(i, y)| *y = x[at.wrapping_add_signed(step * (from + i) as isize)]);
+                y.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, y)| *y = x[at.wrapping_add_signed(step * (from + i) as isize)]);
             }
             Axis::Table(t) => {
                 y.iter_mut().zip(&t[from..]).for_each(|(y, o)| *y = o.map_or(fill, |o| x[at + o]));
@@ -226,7 +231,14 @@ impl Selection {
 ///
 /// # Panics
 /// When a block lies outside of its slice, or blocks of `y` overlap.
-pub fn copy_blocks<T: Copy>(x: &[T], from_step: usize, y: &mut [T], to_step: usize, block: usize, count: usize) {
+pub fn copy_blocks<T: Copy>(
+    x: &[T],
+    from_step: usize,
+    y: &mut [T],
+    to_step: usize,
+    block: usize,
+    count: usize,
+) {
     if block == 0 {
         return;
     }
@@ -325,7 +337,11 @@ mod tests {
                     at[order[d]] = rest % to[d];
                     rest /= to[d];
                 }
-                assert_eq!(y, at.iter().zip(shape).fold(0, |n, (&c, d)| n * d as u32 + c as u32), "{order:?}");
+                assert_eq!(
+                    y,
+                    at.iter().zip(shape).fold(0, |n, (&c, d)| n * d as u32 + c as u32),
+                    "{order:?}"
+                );
             }
         }
         assert!(Selection::transpose(&shape, &[0, 1, 2, 3]).outer.is_empty(), "one copy");
@@ -345,7 +361,10 @@ mod tests {
         assert_eq!(run(vec![Axis::strided(3, 4), back]), [3, 1, 7, 5, 11, 9]);
         let padded = Axis::at([None, Some(0), Some(3), None], 1);
         assert_eq!(run(vec![Axis::at([Some(2), None], 4), padded]), [-1, 8, 11, -1, -1, -1, -1, -1]);
-        assert_eq!(run(vec![Axis::strided(2, 0), Axis::Affine { n: 3, start: 4, step: 1 }]), [4, 5, 6, 4, 5, 6]);
+        assert_eq!(
+            run(vec![Axis::strided(2, 0), Axis::Affine { n: 3, start: 4, step: 1 }]),
+            [4, 5, 6, 4, 5, 6]
+        );
         assert!(run(vec![Axis::strided(0, 4), Axis::strided(4, 1)]).is_empty());
         assert_eq!(run(vec![]), [0]);
     }

@@ -35,10 +35,11 @@ impl Op for ArgMax {
     }
 
     fn attrs(&self) -> Attrs {
-        Attrs::new()
-            .with_int("axis", self.axis, 0)
-            .with_int("keepdims", self.keep_dims.into(), 1)
-            .with_int("select_last_index", self.last.into(), 0)
+        Attrs::new().with_int("axis", self.axis, 0).with_int("keepdims", self.keep_dims.into(), 1).with_int(
+            "select_last_index",
+            self.last.into(),
+            0,
+        )
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -90,6 +91,10 @@ mod tests {
         assert_eq!(at(1, true, true).unwrap().to_i64(), [2, 0]);
         assert_eq!(at(0, false, false).unwrap().to_i64(), [1, 0, 0]);
         assert!(at(2, false, false).unwrap_err().contains("axis 2"));
-        assert!(eval(&ArgMax::default(), &[&Tensor::zeros(DType::F32, &[0, 2])]).unwrap_err().contains("no elements"));
+        assert!(
+            eval(&ArgMax::default(), &[&Tensor::zeros(DType::F32, &[0, 2])])
+                .unwrap_err()
+                .contains("no elements")
+        );
     }
 }

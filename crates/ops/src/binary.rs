@@ -2,7 +2,7 @@
 //! whose derivative is not made of other operators.
 
 use crate::shapes::{broadcast, same_dtype, sum_to};
-use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
+use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::broadcast::Broadcast;
 use kernels::elementwise::{Binary, Compare, Integer, Operand as Side};
 use tensor::{DType, Element};
@@ -19,7 +19,10 @@ pub(crate) fn infer_bool(cx: &Infer) -> Result<Vec<Type>, String> {
 }
 
 /// The plan for operands in memory order, checked against the result.
-pub(crate) fn plan<const K: usize>(operands: [&Operand; K], result: &Operand) -> Result<Broadcast<K>, String> {
+pub(crate) fn plan<const K: usize>(
+    operands: [&Operand; K],
+    result: &Operand,
+) -> Result<Broadcast<K>, String> {
     let shapes = operands.map(Operand::memory_shape);
     let plan = Broadcast::new(std::array::from_fn(|k| shapes[k].as_slice())).map_err(|e| e.to_string())?;
     if plan.len() == result.len() {
@@ -313,18 +316,13 @@ macro_rules! comparison {
 }
 pub(crate) use comparison;
 
-/// A shape in which nothing is known but the rank, for rules that cannot say more.
-pub(crate) fn unknown(rank: usize) -> Vec<Dim> {
-    vec![Dim::Unknown; rank]
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
     use crate::*;
-    use ir::Arg;
+    use ir::{Arg, Dim};
     use tensor::Tensor;
 
     /// Pairs of shapes that broadcast in every way, and the operands' ranges.
@@ -342,7 +340,11 @@ mod tests {
             }
             let x = draw.tensor(&x, a.0, a.1);
             // Maxima have a kink where the operands are equal: elements of `y` are between those of `x`.
-            let y = if apart { draw.tensor_off(&y, b.0, b.1, &x.to_f32(), 0.021) } else { draw.tensor(&y, b.0, b.1) };
+            let y = if apart {
+                draw.tensor_off(&y, b.0, b.1, &x.to_f32(), 0.021)
+            } else {
+                draw.tensor(&y, b.0, b.1)
+            };
             check_gradient(op, &[&x, &y], 1, &[0, 1]);
             check_gradient(op, &[&x, &y], 1, &[1]);
         }

@@ -16,7 +16,8 @@ pub struct Cast {
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     let number = cx.attrs.int("to", 0)?;
     let to = i32::try_from(number).ok().and_then(DType::from_onnx);
-    Ok(Cast { to: to.ok_or_else(|| format!("attribute to is {number}, a data type that is not supported"))? }.into())
+    Ok(Cast { to: to.ok_or_else(|| format!("attribute to is {number}, a data type that is not supported"))? }
+        .into())
 }
 
 /// A number on its way from one type to another, exact for all integers but the largest unsigned ones.
@@ -85,23 +86,63 @@ fn step<T: Convert, U: Convert>(truth: bool) -> Step {
 }
 
 /// Calls `$f::<…, T>($args)` with the Rust type of an element type.
-macro_rules! with_type { ($dtype:expr, $T:ident => $body:expr) => {
-    match $dtype {
-        DType::F32 => { type $T = f32; $body }
-        DType::F64 => { type $T = f64; $body }
-        DType::F16 => { type $T = f16; $body }
-        DType::BF16 => { type $T = bf16; $body }
-        DType::I8 => { type $T = i8; $body }
-        DType::U8 | DType::Bool => { type $T = u8; $body }
-        DType::I16 => { type $T = i16; $body }
-        DType::U16 => { type $T = u16; $body }
-        DType::I32 => { type $T = i32; $body }
-        DType::U32 => { type $T = u32; $body }
-        DType::I64 => { type $T = i64; $body }
-        DType::U64 => { type $T = u64; $body }
-        packed @ (DType::I4 | DType::U4) => Err(format!("the executor does not cast packed elements of type {packed}")),
-    }
-} }
+macro_rules! with_type {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            DType::F16 => {
+                type $T = f16;
+                $body
+            }
+            DType::BF16 => {
+                type $T = bf16;
+                $body
+            }
+            DType::I8 => {
+                type $T = i8;
+                $body
+            }
+            DType::U8 | DType::Bool => {
+                type $T = u8;
+                $body
+            }
+            DType::I16 => {
+                type $T = i16;
+                $body
+            }
+            DType::U16 => {
+                type $T = u16;
+                $body
+            }
+            DType::I32 => {
+                type $T = i32;
+                $body
+            }
+            DType::U32 => {
+                type $T = u32;
+                $body
+            }
+            DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            DType::U64 => {
+                type $T = u64;
+                $body
+            }
+            packed @ (DType::I4 | DType::U4) => {
+                Err(format!("the executor does not cast packed elements of type {packed}"))
+            }
+        }
+    };
+}
 
 fn from<T: Convert>(to: DType) -> Result<Step, String> {
     with_type!(to, U => Ok(step::<T, U>(to == DType::Bool)))

@@ -14,7 +14,10 @@ pub struct Clip;
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     let (low, high) = (cx.attrs.float("min", f32::MIN)?, cx.attrs.float("max", f32::MAX)?);
     let given = [(1, low, f32::MIN), (2, high, f32::MAX)];
-    let inputs = given.into_iter().filter(|(_, bound, none)| bound != none).map(|(slot, bound, _)| (slot, Tensor::scalar(bound)));
+    let inputs = given
+        .into_iter()
+        .filter(|(_, bound, none)| bound != none)
+        .map(|(slot, bound, _)| (slot, Tensor::scalar(bound)));
     Ok(Parsed { inputs: inputs.collect(), ..Clip.into() })
 }
 

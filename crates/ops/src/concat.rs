@@ -1,7 +1,7 @@
 //! `Concat` (ONNX 4, 11, 13): joins tensors along an axis.
 
-use crate::shapes::{axis, by_width, list, same_dtype};
 use crate::Split;
+use crate::shapes::{axis, by_width, list, same_dtype};
 use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::copy_blocks;
 use std::sync::Arc;
@@ -135,7 +135,10 @@ mod tests {
         let (a, b) = (Type::new(DType::F32, a), Type::new(DType::F32, b));
         let args = [Some(Arg { ty: &a, value: None }), Some(Arg { ty: &b, value: None })];
         assert_eq!(Concat { axis: 1 }.infer(&Infer::new(&args, 1)).unwrap()[0].to_string(), "float[N,5]");
-        assert_eq!(Concat { axis: 0 }.infer(&Infer::new(&args[..1], 1)).unwrap()[0].to_string(), "float[N,2]");
+        assert_eq!(
+            Concat { axis: 0 }.infer(&Infer::new(&args[..1], 1)).unwrap()[0].to_string(),
+            "float[N,2]"
+        );
     }
 
     #[test]

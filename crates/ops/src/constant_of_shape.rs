@@ -44,11 +44,12 @@ impl Op for ConstantOfShape {
             Some(list) => {
                 let sizes = list.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>();
                 let sizes = sizes.map_err(|_| format!("shape {list:?} holds a negative size"))?;
-                let count = tensor::element_count(&sizes).filter(|n| n.checked_mul(self.value.dtype().bits()).is_some());
+                let count = tensor::element_count(&sizes)
+                    .filter(|n| n.checked_mul(self.value.dtype().bits()).is_some());
                 count.ok_or_else(|| format!("shape {list:?} is too large"))?;
                 Some(sizes.into_iter().map(Dim::Fixed).collect())
             }
-            None => rank.map(crate::binary::unknown),
+            None => rank.map(crate::shapes::unknown),
         };
         Ok(vec![Type { dtype: Some(self.value.dtype()), shape }])
     }
@@ -77,6 +78,10 @@ mod tests {
         assert_eq!(y, Tensor::new(&[2, 2], vec![7i64; 4]));
         assert_eq!(eval(&ConstantOfShape::default(), &[&list(&[])]).unwrap(), Tensor::scalar(0f32));
         assert!(eval(&ConstantOfShape::default(), &[&list(&[-1])]).unwrap_err().contains("negative"));
-        assert!(eval(&ConstantOfShape::default(), &[&list(&[1 << 40, 1 << 40])]).unwrap_err().contains("too large"));
+        assert!(
+            eval(&ConstantOfShape::default(), &[&list(&[1 << 40, 1 << 40])])
+                .unwrap_err()
+                .contains("too large")
+        );
     }
 }

@@ -29,7 +29,11 @@ impl DepthToSpace {
     /// The operand's shape with the channels taken apart, and the order that puts the blocks next to space.
     fn parts(&self, n: usize, c: usize, h: usize, w: usize) -> ([usize; 6], [usize; 6]) {
         let b = self.block;
-        if self.channels_first { ([n, c, b, b, h, w], [0, 1, 4, 2, 5, 3]) } else { ([n, b, b, c, h, w], [0, 3, 4, 1, 5, 2]) }
+        if self.channels_first {
+            ([n, c, b, b, h, w], [0, 1, 4, 2, 5, 3])
+        } else {
+            ([n, b, b, c, h, w], [0, 3, 4, 1, 5, 2])
+        }
     }
 }
 
@@ -46,7 +50,7 @@ impl Op for DepthToSpace {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let x = cx.ty(0)?;
         let shape = match x.shape.as_deref() {
-            None => Some(crate::binary::unknown(4)),
+            None => Some(crate::shapes::unknown(4)),
             Some([n, c, h, w]) => {
                 let blocks = self.block.checked_mul(self.block).ok_or("the block size is too large")?;
                 let c = match c.fixed() {
@@ -117,7 +121,10 @@ mod tests {
         assert_eq!(value(true).to_i64(), [0, 1, 2, 3, 4, 5, 6, 7]);
         let odd = eval(&DepthToSpace { block: 3, channels_first: false }, &[&x]);
         assert!(odd.unwrap_err().contains("blocks of 9"));
-        assert!(eval(&DepthToSpace { block: 2, channels_first: true }, &[&Tensor::zeros(DType::F32, &[4])]).is_err());
+        assert!(
+            eval(&DepthToSpace { block: 2, channels_first: true }, &[&Tensor::zeros(DType::F32, &[4])])
+                .is_err()
+        );
         let attrs = Attrs::new().with("blocksize", Attr::Int(0));
         assert!(parse(&Parse { attrs: &attrs, opset: 13, ins: 1, outs: 1 }).is_err());
     }

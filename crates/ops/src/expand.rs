@@ -24,11 +24,14 @@ impl Op for Expand {
             Some(list) => {
                 let sizes = list.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>();
                 let sizes = sizes.map_err(|_| format!("shape {list:?} holds a negative size"))?;
-                broadcast(x, &Type { dtype: x.dtype, shape: Some(sizes.into_iter().map(Dim::Fixed).collect()) })?
+                broadcast(
+                    x,
+                    &Type { dtype: x.dtype, shape: Some(sizes.into_iter().map(Dim::Fixed).collect()) },
+                )?
             }
             None => {
                 let rank = target.dims().and_then(|d| d.first().copied());
-                x.rank().zip(rank).map(|(a, b)| crate::binary::unknown(a.max(b)))
+                x.rank().zip(rank).map(|(a, b)| crate::shapes::unknown(a.max(b)))
             }
         };
         Ok(vec![Type { dtype: x.dtype, shape }])

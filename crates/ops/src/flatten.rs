@@ -51,7 +51,7 @@ impl Op for Flatten {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let x = cx.ty(0)?;
         let Some(dims) = &x.shape else {
-            return Ok(vec![Type { dtype: x.dtype, shape: Some(crate::binary::unknown(2)) }]);
+            return Ok(vec![Type { dtype: x.dtype, shape: Some(crate::shapes::unknown(2)) }]);
         };
         let rank = dims.len();
         let axis = if self.axis == rank as i64 { rank } else { crate::shapes::axis(self.axis, rank)? };

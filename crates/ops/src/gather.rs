@@ -139,7 +139,10 @@ impl Op for GatherGrad {
         let (dy, at) = (cx.typed::<f32>(0)?, cx.input(1)?);
         let (scratch, sizes) = (widened(at)?, sizes(&self.shape, self.axis));
         if sizes[0].checked_mul(at.len()).and_then(|n| n.checked_mul(sizes[2])) != Some(dy.len()) {
-            return Err(format!("the gradient {:?} does not come from {:?} by {:?}", dy.shape, self.shape, at.shape));
+            return Err(format!(
+                "the gradient {:?} does not come from {:?} by {:?}",
+                dy.shape, self.shape, at.shape
+            ));
         }
         let run = move |io: &mut Io| {
             let mut parts = io.split();
@@ -169,7 +172,9 @@ mod tests {
         let e = eval(&Gather::default(), &[&x, &list(&[3])]).unwrap_err();
         assert_eq!(e, "index 3 is outside of the 3 elements of the axis");
         assert!(eval(&Gather::default(), &[&x, &Tensor::scalar(1f32)]).unwrap_err().contains("indices"));
-        assert!(eval(&Gather::default(), &[&Tensor::scalar(1i64), &list(&[0])]).unwrap_err().contains("axis 0"));
+        assert!(
+            eval(&Gather::default(), &[&Tensor::scalar(1i64), &list(&[0])]).unwrap_err().contains("axis 0")
+        );
     }
 
     #[test]
@@ -178,6 +183,11 @@ mod tests {
         let table = draw.tensor(&[5, 3], -1.0, 1.0);
         check_gradient(Gather::default(), &[&table, &list(&[1, 1, -1, 0])], 1, &[0]);
         check_gradient(Gather { axis: 1 }, &[&table, &Tensor::new(&[2, 2], vec![2i32, 0, 2, -3])], 1, &[0]);
-        check_gradient(Gather { axis: 1 }, &[&draw.tensor(&[2, 3, 4], -1.0, 1.0), &Tensor::scalar(2i64)], 1, &[0]);
+        check_gradient(
+            Gather { axis: 1 },
+            &[&draw.tensor(&[2, 3, 4], -1.0, 1.0), &Tensor::scalar(2i64)],
+            1,
+            &[0],
+        );
     }
 }

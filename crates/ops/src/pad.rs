@@ -40,7 +40,9 @@ pub struct Pad {
 fn mode(attrs: &Attrs) -> Result<PadMode, String> {
     let name = attrs.str("mode", "constant")?;
     let known = MODES.iter().find(|(n, _)| *n == name);
-    known.map(|(_, m)| *m).ok_or_else(|| format!("attribute mode is \"{name}\"; known are constant, reflect, edge, wrap"))
+    known
+        .map(|(_, m)| *m)
+        .ok_or_else(|| format!("attribute mode is \"{name}\"; known are constant, reflect, edge, wrap"))
 }
 
 /// Reads the operator.
@@ -155,9 +157,12 @@ impl Op for Pad {
                     None if pads == (0, 0) => Ok(dim.clone()),
                     None => Ok(Dim::Unknown),
                 };
-                dims.iter().zip(by_axis(&pads, axes.as_deref(), dims.len())?).map(size).collect::<Result<_, _>>()?
+                dims.iter()
+                    .zip(by_axis(&pads, axes.as_deref(), dims.len())?)
+                    .map(size)
+                    .collect::<Result<_, _>>()?
             }
-            _ => crate::binary::unknown(dims.len()),
+            _ => crate::shapes::unknown(dims.len()),
         };
         Ok(vec![Type { dtype: x.dtype, shape: Some(shape) }])
     }

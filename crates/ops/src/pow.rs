@@ -29,7 +29,8 @@ impl Op for Pow {
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let (dy, a, b) = (cx.d_output(0)?, cx.input(0)?, cx.input(1)?);
-        let float = if cx.ty(b).dtype == Some(DType::F32) { b } else { cx.add(Cast { to: DType::F32 }, &[b])? };
+        let float =
+            if cx.ty(b).dtype == Some(DType::F32) { b } else { cx.add(Cast { to: DType::F32 }, &[b])? };
         for (i, wrt, operand) in [(0, Operand::Left, a), (1, Operand::Right, b)] {
             if cx.wants(i) {
                 let d = cx.add(BinaryGrad { of: Binary::Pow, wrt }, &[dy, a, float])?;

@@ -85,6 +85,7 @@ mod tests {
     /// Scale and zero point of `a`, `b` and `y`, then `a`, `b` and `y`, recorded from ONNX Runtime 1.31.1 on x86-64 with
     /// AVX2: sums that lie so near to the middle of two codes that another order of the operations gives the other.
     #[rustfmt::skip]
+    #[allow(clippy::type_complexity)]
     const RECORDED: [(f32, u8, f32, u8, f32, u8, u8, u8, u8); 8] = [
         (0.25, 128, 0.14117648, 0, 0.057142857, 0, 76, 153, 151),
         (0.23000059, 128, 1.96, 175, 0.40392157, 166, 130, 159, 89),

@@ -85,6 +85,7 @@ mod tests {
     /// Scale and zero point of `a`, `b` and `y`, then `a`, `b` and `y`, recorded from ONNX Runtime 1.31.1 on x86-64 with
     /// AVX2: products that lie so near to the middle of two codes that another order of the operations gives the other.
     #[rustfmt::skip]
+    #[allow(clippy::type_complexity)]
     const RECORDED: [(f32, u8, f32, u8, f32, u8, u8, u8, u8); 8] = [
         (0.125, 128, 1.2901961, 29, 1.3199695, 128, 90, 22, 160),
         (0.015625, 48, 0.015114825, 128, 0.3448276, 128, 241, 215, 140),

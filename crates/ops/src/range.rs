@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn values() {
-        let range = |a: i64, b: i64, step: i64| eval(&Range, &[&Tensor::scalar(a), &Tensor::scalar(b), &Tensor::scalar(step)]);
+        let range = |a: i64, b: i64, step: i64| {
+            eval(&Range, &[&Tensor::scalar(a), &Tensor::scalar(b), &Tensor::scalar(step)])
+        };
         assert_eq!(range(1, 8, 3).unwrap().to_i64(), [1, 4, 7]);
         assert_eq!(range(3, 0, -2).unwrap().to_i64(), [3, 1]);
         assert!(range(3, 0, 1).unwrap().is_empty());
@@ -91,6 +93,8 @@ mod tests {
         assert!(range(i64::MIN, i64::MAX, 1).unwrap_err().contains("no end"));
         let floats = [0f32, 1.0, 0.4].map(Tensor::scalar);
         assert_eq!(eval(&Range, &[&floats[0], &floats[1], &floats[2]]).unwrap().to_f32(), [0.0, 0.4, 0.8]);
-        assert!(eval(&Range, &[&floats[0], &Tensor::scalar(1i64), &floats[2]]).unwrap_err().contains("mixes"));
+        assert!(
+            eval(&Range, &[&floats[0], &Tensor::scalar(1i64), &floats[2]]).unwrap_err().contains("mixes")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What the reductions share: axes, shape rule, step, and `qat.ReduceGrad`, the gradient of all of them.
 
 use crate::shapes::{axes, integers, list};
-use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, Op, OnnxForm, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::reduce::{Reduce, Reduction};
 use kernels::select::{Axis, Selection, strides};
 use std::sync::Arc;
@@ -27,14 +27,17 @@ impl Form {
     pub(crate) fn parse(cx: &Parse) -> Result<(Form, Vec<(usize, tensor::Tensor)>), String> {
         let keep_dims = cx.attrs.int("keepdims", 1)? != 0;
         let noop = cx.attrs.int("noop_with_empty_axes", 0)? != 0;
-        let inputs = cx.attrs.ints("axes")?.filter(|_| cx.ins < 2).map(|a| (1, list(&a))).into_iter().collect();
+        let inputs =
+            cx.attrs.ints("axes")?.filter(|_| cx.ins < 2).map(|a| (1, list(&a))).into_iter().collect();
         Ok((Form { keep_dims, noop }, inputs))
     }
 
     pub(crate) fn attrs(&self) -> Attrs {
-        Attrs::new()
-            .with_int("keepdims", self.keep_dims.into(), 1)
-            .with_int("noop_with_empty_axes", self.noop.into(), 0)
+        Attrs::new().with_int("keepdims", self.keep_dims.into(), 1).with_int(
+            "noop_with_empty_axes",
+            self.noop.into(),
+            0,
+        )
     }
 
     /// Axes are an input from opset `since` on and an attribute before.
@@ -56,7 +59,7 @@ impl Form {
     pub(crate) fn infer(&self, cx: &Infer) -> Result<Option<Vec<Dim>>, String> {
         let Some(dims) = &cx.ty(0)?.shape else { return Ok(None) };
         match integers(cx, 1)? {
-            None if cx.has(1) => Ok(self.keep_dims.then(|| crate::binary::unknown(dims.len()))),
+            None if cx.has(1) => Ok(self.keep_dims.then(|| crate::shapes::unknown(dims.len()))),
             given => {
                 let axes = self.axes(&given.unwrap_or_default(), dims.len())?;
                 Ok(Some(reduced(dims, &axes, self.keep_dims, Dim::Fixed(1))))
@@ -86,8 +89,12 @@ impl Form {
         let size = |a: usize| if axes.contains(&a) { 1 } else { x.shape[a] };
         let mut made: Vec<usize> = kept.iter().copied().filter(|&a| size(a) != 1).collect();
         made.sort_by_key(|&a| x.memory_axis(a));
-        let mut wanted: Vec<(usize, usize)> =
-            kept.iter().enumerate().map(|(d, &a)| (y.memory_axis(d), a)).filter(|&(_, a)| size(a) != 1).collect();
+        let mut wanted: Vec<(usize, usize)> = kept
+            .iter()
+            .enumerate()
+            .map(|(d, &a)| (y.memory_axis(d), a))
+            .filter(|&(_, a)| size(a) != 1)
+            .collect();
         wanted.sort_unstable();
         let wanted: Vec<usize> = wanted.into_iter().map(|(_, a)| a).collect();
         let reorder = (made != wanted).then(|| {
@@ -131,7 +138,10 @@ impl Form {
             .collect();
         kept.sort_unstable();
         let order = kept.into_iter().map(|(_, a)| a).chain(axes.iter().copied());
-        let plan = Selection::new(x.len(), order.map(|a| Axis::strided(x.shape[a], steps[x.memory_axis(a)])).collect());
+        let plan = Selection::new(
+            x.len(),
+            order.map(|a| Axis::strided(x.shape[a], steps[x.memory_axis(a)])).collect(),
+        );
         let (len, count) = (x.len(), axes.iter().map(|&a| x.shape[a]).product::<usize>());
         let run = move |io: &mut Io| {
             let mut parts = io.split();
@@ -243,7 +253,10 @@ impl Op for ReduceGrad {
         }
         let kept: usize = reduced(&self.shape, &self.axes, true, 1).iter().product();
         if dy.dims().is_some_and(|d| d.iter().product::<usize>() != kept) {
-            return Err(format!("the gradient {dy} does not come from axes {:?} of {:?}", self.axes, self.shape));
+            return Err(format!(
+                "the gradient {dy} does not come from axes {:?} of {:?}",
+                self.axes, self.shape
+            ));
         }
         let ty = Type { dtype: dy.dtype, shape: Some(self.shape.iter().map(|&n| n.into()).collect()) };
         if reads(self.of).0 && !cx.ty(1)?.agrees(&ty) {
@@ -374,8 +387,10 @@ mod tests {
         let ty = Type::new(DType::F32, [Dim::sym("N"), 8.into(), Dim::sym("H")]);
         let axes = list(&[2]);
         let axes_ty = Type::new(DType::I64, [1usize]);
-        let args = [Some(ir::Arg { ty: &ty, value: None }), Some(ir::Arg { ty: &axes_ty, value: Some(&axes) })];
-        let infer = |keep| ReduceMean { form: form(keep) }.infer(&Infer::new(&args, 1)).unwrap()[0].to_string();
+        let args =
+            [Some(ir::Arg { ty: &ty, value: None }), Some(ir::Arg { ty: &axes_ty, value: Some(&axes) })];
+        let infer =
+            |keep| ReduceMean { form: form(keep) }.infer(&Infer::new(&args, 1)).unwrap()[0].to_string();
         assert_eq!([infer(true), infer(false)], ["float[N,8,1]", "float[N,8]"]);
     }
 

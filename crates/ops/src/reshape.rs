@@ -34,7 +34,9 @@ impl Reshape {
         for (i, &n) in target.iter().enumerate() {
             dims.push(match n {
                 0 if !self.allow_zero => {
-                    let same = left.get_mut(i).ok_or_else(|| format!("size {i} is copied from a tensor of rank {}", x.len()))?;
+                    let same = left
+                        .get_mut(i)
+                        .ok_or_else(|| format!("size {i} is copied from a tensor of rank {}", x.len()))?;
                     same.take().cloned().unwrap_or(Dim::Unknown)
                 }
                 -1 if open.is_some() => return Err(format!("shape {target:?} leaves two sizes open")),
@@ -42,7 +44,9 @@ impl Reshape {
                     open = Some(i);
                     Dim::Unknown
                 }
-                n => Dim::Fixed(usize::try_from(n).map_err(|_| format!("shape {target:?} holds a negative size"))?),
+                n => Dim::Fixed(
+                    usize::try_from(n).map_err(|_| format!("shape {target:?} holds a negative size"))?,
+                ),
             });
         }
         // Sizes that are copied stand on both sides; the others are compared.
@@ -52,10 +56,17 @@ impl Reshape {
             .ok_or_else(|| format!("shape {target:?} overflows"))?;
         let left: Vec<&Dim> = left.into_iter().flatten().collect();
         let named: Vec<&Dim> = left.iter().copied().filter(|d| d.fixed().is_none()).collect();
-        let known = left.iter().filter_map(|d| d.fixed()).try_fold(1usize, usize::checked_mul).ok_or("the operand is too large")?;
-        let misfit = || Err(format!("a tensor of {} elements does not take the shape {target:?}", product(x)));
+        let known = left
+            .iter()
+            .filter_map(|d| d.fixed())
+            .try_fold(1usize, usize::checked_mul)
+            .ok_or("the operand is too large")?;
+        let misfit =
+            || Err(format!("a tensor of {} elements does not take the shape {target:?}", product(x)));
         match (open, &named[..]) {
-            (Some(at), []) if given == 0 => dims[at] = Dim::Fixed(if known == 0 { 0 } else { return misfit() }),
+            (Some(at), []) if given == 0 => {
+                dims[at] = Dim::Fixed(if known == 0 { 0 } else { return misfit() })
+            }
             (Some(at), []) if known % given == 0 => dims[at] = Dim::Fixed(known / given),
             (Some(at), [name]) if known == given => dims[at] = (*name).clone(),
             (None, []) if known == given => {}
@@ -84,10 +95,13 @@ impl Op for Reshape {
         let (x, target) = (cx.ty(0)?, cx.ty(1)?);
         let shape = match (crate::shapes::integers(cx, 1)?, &x.shape, &target.shape) {
             (Some(target), Some(x), _) => Some(self.resolve(x, &target)?),
-            (Some(target), None, _) => {
-                Some(target.iter().map(|&n| usize::try_from(n).ok().filter(|n| *n > 0).map_or(Dim::Unknown, Dim::Fixed)).collect())
-            }
-            (None, _, Some(rank)) => rank.first().and_then(Dim::fixed).map(crate::binary::unknown),
+            (Some(target), None, _) => Some(
+                target
+                    .iter()
+                    .map(|&n| usize::try_from(n).ok().filter(|n| *n > 0).map_or(Dim::Unknown, Dim::Fixed))
+                    .collect(),
+            ),
+            (None, _, Some(rank)) => rank.first().and_then(Dim::fixed).map(crate::shapes::unknown),
             _ => None,
         };
         Ok(vec![Type { dtype: x.dtype, shape }])

@@ -1,7 +1,10 @@
 //! `Resize` (ONNX 10, 11, 13, 18, 19) and `Upsample` (ONNX 7, 9), which is read as a `Resize`.
 
 use crate::shapes::{axes, integers};
-use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Operand, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{
+    Attr, Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Operand, Parse, Parsed, QuantRole, Step, Type,
+    Vjp,
+};
 use kernels::resize::{Resample, Taps};
 use std::sync::Arc;
 use tensor::Tensor;
@@ -149,7 +152,8 @@ pub fn parse_upsample(cx: &Parse) -> Result<Parsed, String> {
         "bilinear" => Interpolation::Linear,
         _ => named(cx.attrs, "mode", &MODES)?,
     };
-    let op = Resize { mode, coordinates: Coordinates::Asymmetric, nearest: Nearest::Floor, ..Resize::default() };
+    let op =
+        Resize { mode, coordinates: Coordinates::Asymmetric, nearest: Nearest::Floor, ..Resize::default() };
     match cx.attrs.floats("scales")? {
         Some(scales) if cx.ins < 2 => {
             let n = scales.len();
@@ -216,7 +220,10 @@ impl Resize {
                 target[axis] = dims[axis].map(|n| (size(n) as usize, scale));
             }
         } else if let Some(sizes) = sizes {
-            let wanted = sizes.iter().map(|&s| usize::try_from(s).ok().filter(|s| *s < 1 << 40)).collect::<Option<Vec<_>>>();
+            let wanted = sizes
+                .iter()
+                .map(|&s| usize::try_from(s).ok().filter(|s| *s < 1 << 40))
+                .collect::<Option<Vec<_>>>();
             let wanted = wanted.ok_or_else(|| format!("sizes {sizes:?} are not sizes"))?;
             let ratio = |(&axis, &m): (&usize, &usize)| dims[axis].map(|n| m as f32 / n as f32);
             let ratios: Option<Vec<f32>> = all.iter().zip(&wanted).map(ratio).collect();
@@ -347,7 +354,11 @@ impl Op for Resize {
     fn attrs(&self) -> Attrs {
         let attrs = Attrs::new()
             .with_str("mode", name(&MODES, self.mode), MODES[0].0)
-            .with_str("coordinate_transformation_mode", name(&COORDINATES, self.coordinates), COORDINATES[0].0)
+            .with_str(
+                "coordinate_transformation_mode",
+                name(&COORDINATES, self.coordinates),
+                COORDINATES[0].0,
+            )
             .with_str("nearest_mode", name(&NEAREST, self.nearest), NEAREST[0].0)
             .with_float("cubic_coeff_a", self.cubic_a, -0.75)
             .with_int("exclude_outside", self.exclude_outside.into(), 0)
@@ -383,7 +394,7 @@ impl Op for Resize {
         let (scales, sizes) = (cx.value(2).filter(|_| given(2)), integers(cx, 3)?.filter(|_| given(3)));
         let computed = (given(2) && scales.is_none()) || (given(3) && sizes.is_none());
         let shape = if computed {
-            crate::binary::unknown(dims.len())
+            crate::shapes::unknown(dims.len())
         } else {
             if given(2) == given(3) {
                 return Err("either scales or sizes should be given".into());
@@ -512,12 +523,38 @@ mod tests {
     #[test]
     fn upsample_scales_linear() {
         let want = [1.0, 1.25, 1.75, 2.0, 1.5, 1.75, 2.25, 2.5, 2.5, 2.75, 3.25, 3.5, 3.0, 3.25, 3.75, 4.0];
-        close(&by_scales(&op(Interpolation::Linear, Coordinates::HalfPixel), &image(), &[1.0, 1.0, 2.0, 2.0]).unwrap(), &want);
+        close(
+            &by_scales(&op(Interpolation::Linear, Coordinates::HalfPixel), &image(), &[1.0, 1.0, 2.0, 2.0])
+                .unwrap(),
+            &want,
+        );
         let want = [
-            1.0, 1.333_333_33, 1.666_666_67, 2.0, 1.666_666_67, 2.0, 2.333_333_33, 2.666_666_67, 2.333_333_33, 2.666_666_67,
-            3.0, 3.333_333_33, 3.0, 3.333_333_33, 3.666_666_67, 4.0,
+            1.0,
+            1.333_333_33,
+            1.666_666_67,
+            2.0,
+            1.666_666_67,
+            2.0,
+            2.333_333_33,
+            2.666_666_67,
+            2.333_333_33,
+            2.666_666_67,
+            3.0,
+            3.333_333_33,
+            3.0,
+            3.333_333_33,
+            3.666_666_67,
+            4.0,
         ];
-        close(&by_scales(&op(Interpolation::Linear, Coordinates::AlignCorners), &image(), &[1.0, 1.0, 2.0, 2.0]).unwrap(), &want);
+        close(
+            &by_scales(
+                &op(Interpolation::Linear, Coordinates::AlignCorners),
+                &image(),
+                &[1.0, 1.0, 2.0, 2.0],
+            )
+            .unwrap(),
+            &want,
+        );
     }
 
     #[test]
@@ -536,18 +573,42 @@ mod tests {
         let want: Vec<f64> = want.into_iter().chain([3.0, 3.0, 3.0, 4.0, 4.0, 4.0]).collect();
         close(&by_scales(&nearest, &image(), &[1.0, 1.0, 2.0, 3.0]).unwrap(), &want);
         let x = Tensor::new(&[1, 1, 1, 4], vec![1.0f32, 2.0, 3.0, 4.0]);
-        let floor = Resize { nearest: Nearest::Floor, ..op(Interpolation::Nearest, Coordinates::AlignCorners) };
+        let floor =
+            Resize { nearest: Nearest::Floor, ..op(Interpolation::Nearest, Coordinates::AlignCorners) };
         close(&by_sizes(&floor, &x, &[1, 1, 1, 8]).unwrap(), &[1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0]);
         let ceil = Resize { nearest: Nearest::Ceil, ..nearest.clone() };
         close(&by_sizes(&ceil, &x, &[1, 1, 1, 8]).unwrap(), &[1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 4.0]);
-        let up = Resize { nearest: Nearest::RoundPreferCeil, ..op(Interpolation::Nearest, Coordinates::Asymmetric) };
+        let up = Resize {
+            nearest: Nearest::RoundPreferCeil,
+            ..op(Interpolation::Nearest, Coordinates::Asymmetric)
+        };
         close(&by_sizes(&up, &x, &[1, 1, 1, 8]).unwrap(), &[1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 4.0]);
         let symmetric = op(Interpolation::Linear, Coordinates::HalfPixelSymmetric);
-        close(&by_scales(&symmetric, &image(), &[1.0, 1.0, 2.3, 2.94]).unwrap()
-            .reshape(&[20]).unwrap(), &[
-            1.0, 1.159_863_9, 1.5, 1.840_136_1, 2.0, 1.565_217_39, 1.725_081_34, 2.065_217_39, 2.405_353_44, 2.565_217_39,
-            2.434_782_61, 2.594_646_55, 2.934_782_61, 3.274_918_66, 3.434_782_61, 3.0, 3.159_863_95, 3.5, 3.840_136_05, 4.0,
-        ]);
+        close(
+            &by_scales(&symmetric, &image(), &[1.0, 1.0, 2.3, 2.94]).unwrap().reshape(&[20]).unwrap(),
+            &[
+                1.0,
+                1.159_863_9,
+                1.5,
+                1.840_136_1,
+                2.0,
+                1.565_217_39,
+                1.725_081_34,
+                2.065_217_39,
+                2.405_353_44,
+                2.565_217_39,
+                2.434_782_61,
+                2.594_646_55,
+                2.934_782_61,
+                3.274_918_66,
+                3.434_782_61,
+                3.0,
+                3.159_863_95,
+                3.5,
+                3.840_136_05,
+                4.0,
+            ],
+        );
     }
 
     #[test]
@@ -555,11 +616,21 @@ mod tests {
         let x = Tensor::new(&[1, 1, 1, 4], vec![1.0f32, 2.0, 3.0, 4.0]);
         let cubic = op(Interpolation::Cubic, Coordinates::HalfPixel);
         // By hand from the weights of Keys' kernel; the steps between are those of the first row of the ONNX node test.
-        let want = [0.894_531_25, 1.191_406_25, 1.667_968_75, 2.296_875, 2.703_125, 3.332_031_25, 3.808_593_75, 4.105_468_75];
+        let want = [
+            0.894_531_25,
+            1.191_406_25,
+            1.667_968_75,
+            2.296_875,
+            2.703_125,
+            3.332_031_25,
+            3.808_593_75,
+            4.105_468_75,
+        ];
         close(&by_scales(&cubic, &x, &[1.0, 1.0, 1.0, 2.0]).unwrap(), &want);
         let excluding = Resize { exclude_outside: true, ..cubic };
         let y = by_scales(&excluding, &x, &[1.0, 1.0, 1.0, 2.0]).unwrap();
-        let ones = by_scales(&excluding, &Tensor::new(&[1, 1, 1, 4], vec![1.0f32; 4]), &[1.0, 1.0, 1.0, 2.0]).unwrap();
+        let ones = by_scales(&excluding, &Tensor::new(&[1, 1, 1, 4], vec![1.0f32; 4]), &[1.0, 1.0, 1.0, 2.0])
+            .unwrap();
         close(&ones, &[1.0; 8]);
         assert_eq!(y.shape(), [1, 1, 1, 8]);
     }
@@ -578,7 +649,11 @@ mod tests {
     #[test]
     fn nonsense_is_told() {
         let op = Resize::default();
-        assert!(by_scales(&op, &image(), &[1.0, 2.0]).unwrap_err().contains("2 scales or sizes are given for 4 axes"));
+        assert!(
+            by_scales(&op, &image(), &[1.0, 2.0])
+                .unwrap_err()
+                .contains("2 scales or sizes are given for 4 axes")
+        );
         assert!(by_scales(&op, &image(), &[1.0, 1.0, -1.0, 1.0]).unwrap_err().contains("positive"));
         assert!(by_scales(&op, &image(), &[1.0, 1.0, 1e30, 1.0]).unwrap_err().contains("too large"));
         assert!(by_sizes(&op, &image(), &[1, 1, -2, 1]).unwrap_err().contains("not sizes"));

@@ -32,7 +32,10 @@ impl Shape {
     /// The result, where the type alone decides it: constant folding needs no value.
     pub fn value(&self, x: &Type) -> Option<Tensor> {
         let dims = x.shape.as_ref()?;
-        let sizes = dims[self.range(dims.len())].iter().map(|d| d.fixed().map(|n| n as i64)).collect::<Option<Vec<_>>>();
+        let sizes = dims[self.range(dims.len())]
+            .iter()
+            .map(|d| d.fixed().map(|n| n as i64))
+            .collect::<Option<Vec<_>>>();
         sizes.map(|s| crate::shapes::list(&s))
     }
 }
@@ -57,7 +60,7 @@ impl Op for Shape {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         Ok(vec![match cx.ty(0)?.rank() {
             Some(rank) => Type::new(DType::I64, [self.range(rank).len()]),
-            None => Type { dtype: Some(DType::I64), shape: Some(crate::binary::unknown(1)) },
+            None => Type { dtype: Some(DType::I64), shape: Some(crate::shapes::unknown(1)) },
         }])
     }
 

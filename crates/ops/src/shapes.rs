@@ -21,6 +21,11 @@ pub(crate) fn broadcast(a: &Type, b: &Type) -> Result<Option<Vec<Dim>>, String> 
         .map(Some)
 }
 
+/// A shape in which nothing is known but the rank, for rules that cannot say more.
+pub(crate) fn unknown(rank: usize) -> Vec<Dim> {
+    vec![Dim::Unknown; rank]
+}
+
 /// Checks that the scale (or zero point) of a quantizer is a scalar, or has one element per channel of `axis`.
 pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &str) -> Result<(), String> {
     let Some(dims) = scale.dims() else { return Ok(()) };
@@ -32,7 +37,11 @@ pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &
         }
     };
     let along = axis.map_or("the whole tensor".to_string(), |a| format!("axis {a}"));
-    if fits { Ok(()) } else { Err(format!("the {what} has shape {dims:?}, which does not fit {along} of {x}")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("the {what} has shape {dims:?}, which does not fit {along} of {x}"))
+    }
 }
 
 /// The gradient `d` of a broadcast operand, summed to the operand's shape; `d` itself where the shapes are equal.
@@ -60,7 +69,9 @@ pub(crate) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, String> {
 /// The element type that both operands must share.
 pub(crate) fn same_dtype(a: &Type, b: &Type) -> Result<Option<DType>, String> {
     match (a.dtype, b.dtype) {
-        (Some(x), Some(y)) if x != y => Err(format!("the operands should have one element type, but are {a} and {b}")),
+        (Some(x), Some(y)) if x != y => {
+            Err(format!("the operands should have one element type, but are {a} and {b}"))
+        }
         (x, y) => Ok(x.or(y)),
     }
 }
@@ -68,7 +79,9 @@ pub(crate) fn same_dtype(a: &Type, b: &Type) -> Result<Option<DType>, String> {
 /// The integers of a constant operand: `None` when it is omitted or computed.
 pub(crate) fn integers(cx: &Infer, i: usize) -> Result<Option<Vec<i64>>, String> {
     match cx.value(i) {
-        Some(t) if t.dtype().is_float() => Err(format!("input {i} should hold integers, but is {}", t.dtype())),
+        Some(t) if t.dtype().is_float() => {
+            Err(format!("input {i} should hold integers, but is {}", t.dtype()))
+        }
         value => Ok(value.map(Tensor::to_i64)),
     }
 }

@@ -69,9 +69,17 @@ fn ranges(
     steps: Option<&[i64]>,
     rank: usize,
 ) -> Result<Ranges, String> {
-    let lens = [starts.len(), ends.len(), axes.map_or(starts.len(), <[_]>::len), steps.map_or(starts.len(), <[_]>::len)];
+    let lens = [
+        starts.len(),
+        ends.len(),
+        axes.map_or(starts.len(), <[_]>::len),
+        steps.map_or(starts.len(), <[_]>::len),
+    ];
     if lens.iter().any(|&n| n != lens[0]) {
-        return Err(format!("a slice has {} starts, {} ends, {} axes and {} steps", lens[0], lens[1], lens[2], lens[3]));
+        return Err(format!(
+            "a slice has {} starts, {} ends, {} axes and {} steps",
+            lens[0], lens[1], lens[2], lens[3]
+        ));
     }
     let mut all = vec![None; rank];
     for i in 0..starts.len() {
@@ -111,7 +119,7 @@ impl Op for Slice {
         let lists = [integers(cx, 1)?, integers(cx, 2)?, integers(cx, 3)?, integers(cx, 4)?];
         let computed = (1..=4).any(|i| cx.has(i) && cx.value(i).is_none());
         let (Some(starts), Some(ends), false) = (&lists[0], &lists[1], computed) else {
-            return Ok(vec![Type { dtype: x.dtype, shape: Some(crate::binary::unknown(dims.len())) }]);
+            return Ok(vec![Type { dtype: x.dtype, shape: Some(crate::shapes::unknown(dims.len())) }]);
         };
         let all = ranges(starts, ends, lists[2].as_deref(), lists[3].as_deref(), dims.len())?;
         let mut shape = Vec::with_capacity(dims.len());
@@ -208,7 +216,8 @@ mod tests {
         let x = Tensor::new(&[2, 4], (0..8).collect::<Vec<i64>>());
         let y = slice(&x, [&[1], &[3], &[1], &[1]]).unwrap();
         assert_eq!((y.shape(), y.to_i64()), (&[2, 2][..], vec![1, 2, 5, 6]));
-        let value = |start: i64, end: i64, step: i64| slice(&x, [&[start], &[end], &[-1], &[step]]).unwrap().to_i64();
+        let value =
+            |start: i64, end: i64, step: i64| slice(&x, [&[start], &[end], &[-1], &[step]]).unwrap().to_i64();
         assert_eq!(value(-3, i64::MAX, 2), [1, 3, 5, 7]);
         assert_eq!(value(i64::MAX, i64::MIN, -1), [3, 2, 1, 0, 7, 6, 5, 4]);
         assert_eq!(value(2, 0, -2), [2, 6]);

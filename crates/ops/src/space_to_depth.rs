@@ -29,7 +29,9 @@ pub(crate) fn block_size(attrs: &Attrs) -> Result<usize, String> {
 /// A size times a factor.
 pub(crate) fn scaled(dim: &Dim, factor: usize) -> Result<Dim, String> {
     match dim.fixed() {
-        Some(n) => n.checked_mul(factor).map(Dim::Fixed).ok_or_else(|| format!("{n} times {factor} is too large")),
+        Some(n) => {
+            n.checked_mul(factor).map(Dim::Fixed).ok_or_else(|| format!("{n} times {factor} is too large"))
+        }
         None => Ok(if factor == 1 { dim.clone() } else { Dim::Unknown }),
     }
 }
@@ -51,7 +53,7 @@ impl Op for SpaceToDepth {
             None => Ok(Dim::Unknown),
         };
         let shape = match x.shape.as_deref() {
-            None => Some(crate::binary::unknown(4)),
+            None => Some(crate::shapes::unknown(4)),
             Some([n, c, h, w]) => {
                 let blocks = self.block.checked_mul(self.block).ok_or("the block size is too large")?;
                 Some(vec![n.clone(), scaled(c, blocks)?, divided(h)?, divided(w)?])

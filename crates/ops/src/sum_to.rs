@@ -44,11 +44,17 @@ impl Op for SumTo {
         if dy.len() == result.len() {
             return Ok(Step::view());
         }
-        let plan = Reduction::to_shape(&dy.memory_shape(), &result.memory_shape()).map_err(|e| e.to_string())?;
+        let plan =
+            Reduction::to_shape(&dy.memory_shape(), &result.memory_shape()).map_err(|e| e.to_string())?;
         let workspace = plan.workspace();
         let run = move |io: &mut Io| {
             let mut parts = io.split();
-            plan.run(Reduce::Sum, parts.input(0), parts.output(0), &mut parts.workspace()[..plan.workspace()]);
+            plan.run(
+                Reduce::Sum,
+                parts.input(0),
+                parts.output(0),
+                &mut parts.workspace()[..plan.workspace()],
+            );
             Ok(())
         };
         Ok(Step::new(run).workspace::<f32>(workspace))
@@ -69,7 +75,9 @@ mod tests {
     #[test]
     fn sums_where_the_operand_was_repeated() {
         let dy = Tensor::new(&[2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let sum = |like: &[usize]| eval(&SumTo, &[&dy, &Tensor::zeros(tensor::DType::F32, like)]).map(|t| t.to_f32());
+        let sum = |like: &[usize]| {
+            eval(&SumTo, &[&dy, &Tensor::zeros(tensor::DType::F32, like)]).map(|t| t.to_f32())
+        };
         assert_eq!(sum(&[3]).unwrap(), [5.0, 7.0, 9.0]);
         assert_eq!(sum(&[2, 1]).unwrap(), [6.0, 15.0]);
         assert_eq!(sum(&[]).unwrap(), [21.0]);

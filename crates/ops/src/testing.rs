@@ -144,11 +144,14 @@ fn execute(
     let operands: Vec<Option<(usize, Vec<u64>)>> = ins
         .iter()
         .zip(&cx.ins)
-        .map(|(t, o)| t.zip(o.as_ref()).map(|(t, o)| (t.bytes().len(), aligned(&in_memory(o, t.bytes(), true)))))
+        .map(|(t, o)| {
+            t.zip(o.as_ref()).map(|(t, o)| (t.bytes().len(), aligned(&in_memory(o, t.bytes(), true))))
+        })
         .collect();
     let size = |o: &Operand| o.dtype.bytes(o.len());
     // Results and scratch memory hold garbage at first, as in the executor.
-    let mut results: Vec<Vec<u64>> = cx.outs.iter().map(|o| vec![0x7fc1_2345_7fc1_2345; size(o).div_ceil(8)]).collect();
+    let mut results: Vec<Vec<u64>> =
+        cx.outs.iter().map(|o| vec![0x7fc1_2345_7fc1_2345; size(o).div_ceil(8)]).collect();
     if let Some((i, o)) = share {
         results[o] = operands[i].clone().ok_or("the shared operand is missing")?.1;
     }
@@ -239,7 +242,9 @@ pub(crate) fn run(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<V
 
 /// Equal up to rounding: a sum over another layout adds in another order.
 fn close(a: &Tensor, b: &Tensor, tolerance: f64) -> bool {
-    let near = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * (1.0 + a.abs());
+    let near = |(a, b): (&f64, &f64)| {
+        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * (1.0 + a.abs())
+    };
     a.to_f64().iter().zip(&b.to_f64()).all(near)
 }
 
@@ -366,7 +371,8 @@ pub(crate) fn check_gradient_within(
     }
     let loss = graph.add_node(Arc::new(Project), &projected, "loss", &["loss"]).unwrap();
     let wanted: Vec<ValueId> = wrt.iter().map(|&i| values[i].unwrap()).collect();
-    let grads = ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus)).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let grads = ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus))
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
     graph.check().unwrap_or_else(|e| panic!("{what}: {e}"));
     let known = evaluate(&graph, loss.into());
 
@@ -383,7 +389,8 @@ pub(crate) fn check_gradient_within(
             let mut ins = ins.to_vec();
             ins[i] = Some(x);
             let outs = ir::eval(&*op, &ins, outs).unwrap();
-            let terms = outs.iter().zip(&weights).filter_map(|(y, w)| w.as_ref().map(|w| (y.to_f64(), w.to_f64())));
+            let terms =
+                outs.iter().zip(&weights).filter_map(|(y, w)| w.as_ref().map(|w| (y.to_f64(), w.to_f64())));
             terms.map(|(y, w)| y.iter().zip(w).map(|(y, w)| y * w).sum::<f64>()).sum()
         };
         let slope = |at: usize| {
@@ -415,7 +422,8 @@ fn evaluate(graph: &Graph, loss: ValueId) -> BTreeMap<ValueId, Tensor> {
         match &node.kind {
             Kind::Op(op) if loss.node != id => {
                 let ins: Vec<Option<&Tensor>> = node.ins.iter().map(|v| v.map(|v| &known[&v])).collect();
-                let outs = run(&**op, &ins, node.outs.len()).unwrap_or_else(|e| panic!("{}: {e}", node.label()));
+                let outs =
+                    run(&**op, &ins, node.outs.len()).unwrap_or_else(|e| panic!("{}: {e}", node.label()));
                 for (i, t) in outs.into_iter().enumerate() {
                     known.insert(ValueId { node: id, out: i as u16 }, t);
                 }

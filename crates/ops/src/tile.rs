@@ -29,15 +29,16 @@ impl Op for Tile {
                 }
                 let size = |(dim, &n): (&Dim, &i64)| match (dim, usize::try_from(n)) {
                     (_, Err(_)) => Err(format!("repeats {repeats:?} hold a negative number")),
-                    (Dim::Fixed(size), Ok(n)) => {
-                        size.checked_mul(n).map(Dim::Fixed).ok_or_else(|| format!("repeats {repeats:?} of {x} are too many"))
-                    }
+                    (Dim::Fixed(size), Ok(n)) => size
+                        .checked_mul(n)
+                        .map(Dim::Fixed)
+                        .ok_or_else(|| format!("repeats {repeats:?} of {x} are too many")),
                     (open, Ok(1)) => Ok(open.clone()),
                     _ => Ok(Dim::Unknown),
                 };
                 Some(dims.iter().zip(&repeats).map(size).collect::<Result<_, _>>()?)
             }
-            (Some(dims), None) => Some(crate::binary::unknown(dims.len())),
+            (Some(dims), None) => Some(crate::shapes::unknown(dims.len())),
             _ => None,
         };
         Ok(vec![Type { dtype: x.dtype, shape }])

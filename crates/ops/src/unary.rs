@@ -180,7 +180,9 @@ impl Op for UnaryGrad {
         match self.of {
             Unary::Elu { alpha } => attrs.with_float("alpha", alpha, 1.0),
             Unary::LeakyRelu { alpha } => attrs.with_float("alpha", alpha, 0.01),
-            Unary::HardSigmoid { alpha, beta } => attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5),
+            Unary::HardSigmoid { alpha, beta } => {
+                attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5)
+            }
             _ => attrs,
         }
     }
@@ -225,7 +227,8 @@ mod tests {
     #[test]
     fn values() {
         let at = |op: &dyn Op, x: f32| eval(op, &[&Tensor::new(&[2], vec![x; 2])]).unwrap().to_f64()[1];
-        let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-6 * (1.0 + want.abs()), "{got} {want}");
+        let near =
+            |got: f64, want: f64| assert!((got - want).abs() < 1e-6 * (1.0 + want.abs()), "{got} {want}");
         near(at(&Sigmoid, 1.0), 1.0 / (1.0 + (-1f64).exp()));
         near(at(&Tanh, 0.5), 0.5f64.tanh());
         near(at(&Exp, 1.5), 1.5f64.exp());
@@ -236,8 +239,14 @@ mod tests {
         near(at(&HardSwish, 1.0), 4.0 / 6.0);
         near(at(&Sin, 1.0), 1f64.sin());
         near(at(&Cos, 1.0), 1f64.cos());
-        assert_eq!([at(&Sqrt, 9.0), at(&Reciprocal, 4.0), at(&Neg, 2.0), at(&Abs, -2.0)], [3.0, 0.25, -2.0, 2.0]);
-        assert_eq!([at(&Floor, -0.5), at(&Ceil, 0.5), at(&Round, 2.5), at(&Sign, -7.0)], [-1.0, 1.0, 2.0, -1.0]);
+        assert_eq!(
+            [at(&Sqrt, 9.0), at(&Reciprocal, 4.0), at(&Neg, 2.0), at(&Abs, -2.0)],
+            [3.0, 0.25, -2.0, 2.0]
+        );
+        assert_eq!(
+            [at(&Floor, -0.5), at(&Ceil, 0.5), at(&Round, 2.5), at(&Sign, -7.0)],
+            [-1.0, 1.0, 2.0, -1.0]
+        );
         assert_eq!([at(&Relu, -1.0), at(&Relu, 2.0)], [0.0, 2.0]);
     }
 

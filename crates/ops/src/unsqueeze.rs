@@ -26,12 +26,13 @@ impl Op for Unsqueeze {
                 let rank = dims.len() + list.len();
                 let axes = axes(&list, rank)?;
                 let mut old = dims.iter().cloned();
-                let size = |i| if axes.contains(&i) { Dim::Fixed(1) } else { old.next().unwrap_or(Dim::Unknown) };
+                let size =
+                    |i| if axes.contains(&i) { Dim::Fixed(1) } else { old.next().unwrap_or(Dim::Unknown) };
                 Some((0..rank).map(size).collect())
             }
             (Some(dims), None) => {
                 let count = cx.ty(1)?.dims().map(|d| d.iter().product::<usize>());
-                count.map(|n| crate::binary::unknown(dims.len() + n))
+                count.map(|n| crate::shapes::unknown(dims.len() + n))
             }
             _ => None,
         };

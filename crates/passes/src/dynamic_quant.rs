@@ -9,19 +9,20 @@
 //! fc_integer_cast = Cast <to=1> (fc_integer)
 //! fc_scale = Mul (x_scale, w_scale)
 //! fc_product = Mul (fc_integer_cast, fc_scale)
-//! fc = Add (fc_product, b)                              # w_quantized: int8[64,10], w_scale: float[10]
+//! fc = Add (fc_product, b)                              # w_quantized: uint8[64,10], w_scale: float[10]
 //! ```
 //!
 //! ONNX Runtime fuses these nodes into one `DynamicQuantizeMatMul`, or into `MatMulIntegerToFloat` where several products
 //! share the codes of one tensor. A convolution has no such form that runs fast; it needs ranges from data.
 
-use crate::config::QuantConfig;
+use crate::config::{QuantConfig, WeightQuantizeType};
 use crate::pass::{Pass, Report, operations, supersede};
 use ir::{Graph, GraphError, NodeId, Op, QuantRole, ValueId};
 use kernels::quant::{
     Axis, Extremes, Grid, Quantizer, Scales, extremes, extremes_channels, quantize_i8, quantize_u8,
 };
-use observe::{Range, scale};
+use observe::Range;
+use observe::scale::{self, Affine};
 use ops::{Add, Cast, DynamicQuantizeLinear, Gemm, MatMul, MatMulInteger, Mul};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,20 +31,21 @@ use tensor::{DType, Tensor};
 /// The codes of a weight beside uint8 activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DynamicWeights {
-    /// int8, symmetric, a scale per output channel. x86 without VNNI instructions adds neighbouring products in 16 bits,
-    /// which saturate when both are large; 7-bit weights (`weight_bits`) cannot.
+    /// uint8, asymmetric. Exact everywhere.
     #[default]
-    Int8,
-    /// uint8, asymmetric, one scale for the tensor. Exact everywhere.
     Uint8,
+    /// int8, symmetric. x86 without VNNI instructions adds neighbouring products in 16 bits, which saturate where both are
+    /// large: results may be far off there. 7-bit weights (`weight_bits`) cannot saturate.
+    Int8,
 }
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct DynamicQuantize {
-    /// Which operators, and the bits of weights, 2 to 8.
+    /// Which operators, one scale per column of a weight or one in all (`weight_quantize_type`), and the bits of weights,
+    /// 2 to 8.
     pub config: QuantConfig,
-    /// Their codes.
+    /// The codes of weights.
     pub weights: DynamicWeights,
 }
 
@@ -86,9 +88,11 @@ impl Pass for DynamicQuantize {
                 None => *activations.entry(x).or_insert(quantize(graph, x)?),
             };
             emit(graph, id, codes, weight, bias)?;
+            let of = |v: ValueId| graph.constant(v).map_or(0, Tensor::len);
+            let (bits, scales) = (self.config.weight_bits, of(weight.scale));
             let what = match self.weights {
-                DynamicWeights::Int8 => "int8 weight, a scale per column",
-                DynamicWeights::Uint8 => "uint8 weight",
+                DynamicWeights::Uint8 => format!("uint{bits} weight with {scales} scales"),
+                DynamicWeights::Int8 => format!("int{bits} weight with {scales} scales"),
             };
             report.done(self.name(), label, format!("{what}, activation quantized at run time"));
         }
@@ -157,35 +161,42 @@ impl DynamicQuantize {
         if !all.finite {
             return Err("its weight holds NaN or infinite values".into());
         }
-        let shape = [inner, columns];
+        // One group of elements for each scale.
+        let (axis, scale_shape): (_, &[usize]) = match self.config.weight_quantize_type {
+            WeightQuantizeType::ChannelWiseAbsMax => {
+                (Axis { outer: inner, channels: columns, inner: 1 }, &[columns])
+            }
+            _ => (Axis::whole(values.len()), &[]),
+        };
+        let mut ranges = vec![all; axis.channels];
+        extremes_channels(axis, &values, &mut ranges);
         let bits = self.config.weight_bits;
         let no_grid = || format!("weights of {bits} bits are not emitted");
+        let shape = [inner, columns];
         let (codes, scale, zero_point) = match self.weights {
+            DynamicWeights::Uint8 => {
+                let grid = Grid::unsigned(bits).filter(|_| bits <= 8).ok_or_else(no_grid)?;
+                let affine = |r: &Extremes| scale::asymmetric(Range { min: r.min, max: r.max }, grid);
+                let affine: Vec<Affine> = ranges.iter().map(affine).collect();
+                let scale: Vec<f32> = affine.iter().map(|a| a.scale).collect();
+                let zero_point: Vec<i32> = affine.iter().map(|a| a.zero_point).collect();
+                let mut codes = vec![0u8; values.len()];
+                let scales = Scales::affine(&scale, &zero_point);
+                quantize_u8(Quantizer::onnx(grid), axis, scales, &values, &mut codes);
+                let zero_point = zero_point.into_iter().map(|z| z as u8).collect();
+                (Tensor::new(&shape, codes), scale, Tensor::new(scale_shape, zero_point))
+            }
             DynamicWeights::Int8 => {
                 let grid = Grid::narrow(bits).filter(|_| bits <= 8).ok_or_else(no_grid)?;
-                let axis = Axis { outer: inner, channels: columns, inner: 1 };
-                let mut range = vec![all; columns];
-                extremes_channels(axis, &values, &mut range);
-                let abs_max: Vec<f32> = range.into_iter().map(Extremes::abs_max).collect();
+                let abs_max: Vec<f32> = ranges.into_iter().map(Extremes::abs_max).collect();
                 let scale = scale::weight(&abs_max, grid);
                 let mut codes = vec![0i8; values.len()];
                 let scales = Scales::symmetric(&scale);
                 quantize_i8(Quantizer::onnx(grid), axis, scales, &values, &mut codes);
-                let zero_point = Tensor::new(&[columns], vec![0i8; columns]);
-                (Tensor::new(&shape, codes), Tensor::new(&[columns], scale), zero_point)
-            }
-            DynamicWeights::Uint8 => {
-                let grid = Grid::unsigned(bits).filter(|_| bits <= 8).ok_or_else(no_grid)?;
-                let affine = scale::asymmetric(Range { min: all.min, max: all.max }, grid);
-                let mut codes = vec![0u8; values.len()];
-                let (quantizer, axis) = (Quantizer::onnx(grid), Axis::whole(values.len()));
-                let (one_scale, one_zero) = ([affine.scale], [affine.zero_point]);
-                let scales = Scales::affine(&one_scale, &one_zero);
-                quantize_u8(quantizer, axis, scales, &values, &mut codes);
-                let zero_point = Tensor::scalar(affine.zero_point as u8);
-                (Tensor::new(&shape, codes), Tensor::scalar(affine.scale), zero_point)
+                (Tensor::new(&shape, codes), scale, Tensor::new(scale_shape, vec![0i8; axis.channels]))
             }
         };
+        let scale = Tensor::new(scale_shape, scale);
         let mut add = |what: &str, value| graph.add_const(&format!("{name}_{what}"), value);
         let codes = add("quantized", codes);
         Ok(Codes { codes, scale: add("scale", scale), zero_point: add("zero_point", zero_point) })
@@ -263,7 +274,11 @@ mod tests {
     #[test]
     fn products_keep_their_results() {
         for weights in [DynamicWeights::Int8, DynamicWeights::Uint8] {
-            for trans_b in [false, true] {
+            for (trans_b, weight_quantize_type, scales) in [
+                (false, WeightQuantizeType::ChannelWiseAbsMax, 10),
+                (true, WeightQuantizeType::ChannelWiseAbsMax, 10),
+                (true, WeightQuantizeType::AbsMax, 1),
+            ] {
                 let mut graph = Graph::new("fc");
                 let x = graph.add_const("x", numbers(&[3, 32], 1));
                 let shape = if trans_b { [10, 32] } else { [32, 10] };
@@ -272,7 +287,9 @@ mod tests {
                 let fc = graph.add(Gemm { trans_b, ..Gemm::default() }, &[x, w, b], "fc").unwrap();
                 graph.add_output("fc", fc);
                 let before = evaluate(&graph, fc).unwrap();
-                let report = run(&mut graph, &DynamicQuantize { weights, ..DynamicQuantize::default() });
+                let config = QuantConfig { weight_quantize_type, ..QuantConfig::default() };
+                let report = run(&mut graph, &DynamicQuantize { config, weights });
+                assert_eq!(graph.constant(graph.find("w_scale").unwrap()).unwrap().len(), scales);
                 assert!(matches!(&report.lines[..], [line] if matches!(line.verdict, Verdict::Done(_))));
                 let want = ["DynamicQuantizeLinear", "Mul", "MatMulInteger", "Cast", "Mul", "Add"];
                 let mut found = types(&graph);
@@ -302,10 +319,10 @@ mod tests {
         run(&mut graph, &DynamicQuantize::default());
         let count = |name: &str| types(&graph).iter().filter(|t| *t == name).count();
         assert_eq!((count("MatMulInteger"), count("DynamicQuantizeLinear")), (3, 2));
-        let int8 = graph.nodes().into_iter().filter(|&id| {
-            graph.constant(id.into()).is_some_and(|t| t.dtype() == DType::I8 && t.shape().len() == 2)
+        let codes = graph.nodes().into_iter().filter(|&id| {
+            graph.constant(id.into()).is_some_and(|t| t.dtype() == DType::U8 && t.shape().len() == 2)
         });
-        assert_eq!(int8.count(), 1);
+        assert_eq!(codes.count(), 1);
         close(&before, &evaluate(&graph, graph.outputs()[1].value).unwrap(), 0.3);
     }
 
@@ -317,7 +334,7 @@ mod tests {
         let y = graph.add(MatMul, &[x, w], "fc").unwrap();
         graph.add_output("fc", y);
         let config = QuantConfig { weight_bits: 7, ..QuantConfig::default() };
-        run(&mut graph, &DynamicQuantize { config, ..DynamicQuantize::default() });
+        run(&mut graph, &DynamicQuantize { config, weights: DynamicWeights::Int8 });
         let codes = graph.constant(graph.find("w_quantized").unwrap()).unwrap().to_i64();
         assert_eq!(codes.iter().map(|q| q.abs()).max(), Some(63));
     }

@@ -86,15 +86,22 @@ pub fn convert(graph: &mut Graph) -> Result<Report, GraphError> {
     Pipeline::new().then(DropUpdates).then(Freeze).run(graph)
 }
 
-/// Quantizes weights alone, into a file that needs no data.
+/// Quantizes without data: matrix products dynamically, with the range of their data found at every run; of convolutions
+/// the weights alone.
 ///
 /// # Errors
 /// When a weight cannot be quantized: names the node.
 pub fn quantize_weights(graph: &mut Graph, config: &QuantConfig) -> Result<Report, GraphError> {
-    Pipeline::new().then(QuantizeWeights { config: config.clone() }).then(DropUpdates).then(Freeze).run(graph)
+    Pipeline::new()
+        .then(DynamicQuantize { config: config.clone(), ..DynamicQuantize::default() })
+        .then(QuantizeWeights { config: config.clone() })
+        .then(DropUpdates)
+        .then(Freeze)
+        .run(graph)
 }
 
-/// The form in which our executor evaluates a graph: variables and ranges as they are.
+/// The form in which our executor evaluates a graph: variables and ranges as they are, batch norms of training with their
+/// running statistics, quantized groups on integers, as runtimes compute them.
 pub fn evaluation() -> Pipeline {
-    Pipeline::new().then(DropUpdates)
+    Pipeline::new().then(DropUpdates).then(EvalBatchNorm).then(FuseQdq)
 }

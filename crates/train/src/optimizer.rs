@@ -64,7 +64,7 @@ impl Update for Optimizer {
         let Gradient { parameter, name, gradient, rate, l2_decay: decay } = *step;
         let shape = graph.ty(parameter).dims().unwrap_or_default();
         let updated = format!("{name}_updated");
-        let mut state = |graph: &mut Graph, what: &str, value: Tensor| {
+        let state = |graph: &mut Graph, what: &str, value: Tensor| {
             graph.add_variable(&format!("{name}_{what}"), value, Role::State)
         };
         match *self {

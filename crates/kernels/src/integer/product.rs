@@ -279,6 +279,8 @@ pub(super) fn store_row<T: Store>(sums: &[i32], bias: &[i32], scale: &[f32], zer
 /// # Safety
 /// The CPU has the instructions of `V`.
 #[inline(always)]
+// Rows and vectors index two arrays at once.
+#[allow(clippy::needless_range_loop)]
 unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
     rows: &[u32],
     panel: &[u32],
