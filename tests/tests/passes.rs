@@ -13,9 +13,10 @@ use exec::{Machine, Program};
 use ir::{Graph, Kind, QuantRole};
 use ops::{FakeQuant, Ops, Pact, Processed, QuantizeLinear};
 use passes::{
-    DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm, FoldBias,
-    FoldConstants, FoldPad, Freeze, FuseMatMulAdd, FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, MeanToPool, Normalize,
-    ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
+    DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
+    FoldBias, FoldConstants, FoldPad, Freeze, FuseMatMulAdd, FuseQdq, Hooks, InsertFakeQuant,
+    InsertPreprocess, MeanToPool, Normalize, ObserveOutputs, Pass, Pipeline, QuantConfig,
+    QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -89,7 +90,9 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         }
         "eval-batch-norm" => one(of().then(EvalBatchNorm), Keeps::Nothing),
         "drop-updates" => one(of().then(DropUpdates), Keeps::Nothing),
-        "insert-fake-quant" => one(of().then(InsertFakeQuant { config, hooks }), Keeps::ResultsWithoutQuantizers),
+        "insert-fake-quant" => {
+            one(of().then(InsertFakeQuant { config, hooks }), Keeps::ResultsWithoutQuantizers)
+        }
         "quantize-activations" => {
             one(of().then(QuantizeActivations { config, hooks }), Keeps::ResultsWithoutQuantizers)
         }
@@ -97,7 +100,9 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
             let preprocess = Arc::new(options.pact().unwrap_or_default());
             one(of().then(InsertPreprocess { preprocess, config }), Keeps::ResultsWithoutQuantizers)
         }
-        "observe-outputs" => one(of().then(ObserveOutputs { moving_rate: config.moving_rate }), Keeps::Results),
+        "observe-outputs" => {
+            one(of().then(ObserveOutputs { moving_rate: config.moving_rate }), Keeps::Results)
+        }
         "quantize-weights" => one(of().then(QuantizeWeights { config }), Keeps::ResultsWithoutQuantizers),
         "freeze-quant" => one(of().then(Freeze), Keeps::Codes),
         other => panic!("no pass is called {other}"),
@@ -137,7 +142,8 @@ fn without_quantizers(graph: &Graph) -> Graph {
     for id in float.order().unwrap() {
         let node = float.node(id);
         let slot = if node.is::<Processed>().is_some() { 1 } else { 0 };
-        if node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some() {
+        if node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some()
+        {
             let x = node.ins[slot].unwrap();
             float.replace(id.into(), x).unwrap();
         }
@@ -217,7 +223,8 @@ fn compare(before: &Graph, after: &Graph, tolerance: f32, step: f32) {
 /// The widest step of the quantized tensors of two graphs.
 fn widest_step(before: &Graph, after: &Graph) -> f32 {
     let widest = |graph: &Graph| {
-        let scale = |id| graph.node(id).is::<QuantizeLinear>().and_then(|_| graph.constant(graph.node(id).ins[1]?));
+        let scale =
+            |id| graph.node(id).is::<QuantizeLinear>().and_then(|_| graph.constant(graph.node(id).ins[1]?));
         let scales = graph.nodes().into_iter().filter_map(scale);
         scales.map(|s: &Tensor| s.to_f32()[0]).fold(0.0, f32::max)
     };
@@ -227,7 +234,9 @@ fn widest_step(before: &Graph, after: &Graph) -> f32 {
 fn check_results(before: &Graph, after: &Graph, keeps: Keeps) {
     match keeps {
         Keeps::Results => compare(before, after, 1e-5, 0.0),
-        Keeps::ResultsWithoutQuantizers => compare(&without_quantizers(before), &without_quantizers(after), 1e-5, 0.0),
+        Keeps::ResultsWithoutQuantizers => {
+            compare(&without_quantizers(before), &without_quantizers(after), 1e-5, 0.0)
+        }
         Keeps::Codes => {
             let mut before = before.clone();
             DropUpdates.run(&mut before, &mut Report::default()).unwrap();
@@ -278,7 +287,8 @@ fn case(path: &Path) {
     let before = ir::text::parse(&text, &Ops).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     before.check().unwrap();
     let mut after = before.clone();
-    let (before, report, keeps) = rewrite(&folder.file_name().unwrap().to_string_lossy(), &options, &mut after);
+    let (before, report, keeps) =
+        rewrite(&folder.file_name().unwrap().to_string_lossy(), &options, &mut after);
     after.sweep();
     after.check().unwrap();
     check_results(&before, &after, keeps);

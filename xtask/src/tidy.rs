@@ -43,7 +43,8 @@ fn edges(root: &Path) -> Vec<String> {
             problems.push(format!("{} cannot be read", path.display()));
             continue;
         };
-        let section = text.split("[dependencies]").nth(1).unwrap_or_default().split("\n[").next().unwrap_or_default();
+        let section =
+            text.split("[dependencies]").nth(1).unwrap_or_default().split("\n[").next().unwrap_or_default();
         for line in section.lines() {
             let used = line.split(['.', ' ', '=']).next().unwrap_or_default();
             let ours = EDGES.iter().any(|(n, _)| *n == used) || TOPS.contains(&used);

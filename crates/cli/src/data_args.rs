@@ -51,7 +51,10 @@ pub struct ThreadArgs {
 
 impl ThreadArgs {
     /// Runs `work` on a pool of that many threads.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T, onnx_qat::Error> + Send) -> Result<T, onnx_qat::Error> {
+    pub fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, onnx_qat::Error> + Send,
+    ) -> Result<T, onnx_qat::Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0).into()).build();
         pool.map_err(|e| onnx_qat::Error::Usage(format!("threads cannot be started: {e}")))?.install(work)
     }

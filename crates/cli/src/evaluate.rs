@@ -50,7 +50,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
             let mut arrays = BTreeMap::from([(scores, model.predict(&data, batch)?)]);
             let all: Vec<usize> = (0..data.len()).collect();
             for i in 0..data.inputs() {
-                let shape: Vec<usize> = std::iter::once(all.len()).chain(data.sample_shape(i).to_vec()).collect();
+                let shape: Vec<usize> =
+                    std::iter::once(all.len()).chain(data.sample_shape(i).to_vec()).collect();
                 let len = shape.iter().product();
                 let array = if data.is_float(i) {
                     let mut values = vec![0f32; len];

@@ -181,8 +181,12 @@ fn config(args: &Args) -> Result<QuantConfig, Error> {
     let trained = args.train.is_some() && args.training.epochs > 0;
     match args.quantization.calibration_method {
         Some(Calibration::Minmax) => config.activation_quantize_type = ActivationQuantizeType::MinMax,
-        Some(Calibration::Ema) => config.activation_quantize_type = ActivationQuantizeType::MovingAverageMinMax,
-        None if !trained && args.config.is_none() => config.activation_quantize_type = ActivationQuantizeType::MinMax,
+        Some(Calibration::Ema) => {
+            config.activation_quantize_type = ActivationQuantizeType::MovingAverageMinMax
+        }
+        None if !trained && args.config.is_none() => {
+            config.activation_quantize_type = ActivationQuantizeType::MinMax
+        }
         None => {}
     }
     config.not_quant_pattern.extend(args.quantization.exclude.iter().cloned());
@@ -237,13 +241,16 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     };
     let train = open(&args.train, Role::Train)?;
     let eval = open(&args.eval, Role::Eval)?;
-    let samples = |d: &Option<Dataset>| d.as_ref().map_or("none".to_string(), |d| format!("{} samples", d.len()));
+    let samples =
+        |d: &Option<Dataset>| d.as_ref().map_or("none".to_string(), |d| format!("{} samples", d.len()));
     printer.line(&format!("data: training {}, evaluation {}", samples(&train), samples(&eval)));
 
     let options = options(args, config);
     let verbose = args.print.verbose;
-    let mut show = Show { printer: &mut printer, verbose, epochs: options.fit.epochs, epoch_start: Instant::now() };
-    let done = onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| show.stage(stage))?;
+    let mut show =
+        Show { printer: &mut printer, verbose, epochs: options.fit.epochs, epoch_start: Instant::now() };
+    let done =
+        onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| show.stage(stage))?;
     let save = SaveOptions { opset: args.quantization.opset.map(i64::from), ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
     printer.done();
@@ -251,9 +258,12 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
         printer.line(&format!("note: {note}"));
     }
 
-    let size = |paths: &[PathBuf]| paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum::<u64>();
+    let size = |paths: &[PathBuf]| {
+        paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum::<u64>()
+    };
     let (before, after) = (size(std::slice::from_ref(&args.model)), size(&saved.files));
-    let score = |a: Option<Accuracy>, f: fn(&Accuracy) -> f64| a.as_ref().map_or("-".into(), |a| percent(f(a)));
+    let score =
+        |a: Option<Accuracy>, f: fn(&Accuracy) -> f64| a.as_ref().map_or("-".into(), |a| percent(f(a)));
     let mut table = Table::new(["", "float", "int8"]);
     if done.float.is_some() || done.int8.is_some() {
         table.row(["top-1".into(), score(done.float, Accuracy::top1), score(done.int8, Accuracy::top1)]);
@@ -299,13 +309,16 @@ impl Show<'_> {
     fn stage(&mut self, stage: &Stage) {
         match stage {
             Stage::Normalized(report) => {
-                let left = |l: &&onnx_qat::passes::Line| self.verbose || matches!(l.verdict, Verdict::Done(_));
+                let left =
+                    |l: &&onnx_qat::passes::Line| self.verbose || matches!(l.verdict, Verdict::Done(_));
                 let lines = report.lines.iter().filter(left).cloned().collect();
                 self.report("normalized", &Report { lines }, &[])
             }
-            Stage::Inserted(report) => {
-                self.report("quantized", report, &["insert-fake-quant", "quantize-activations", "quantize-weights", "dynamic-quantize"])
-            }
+            Stage::Inserted(report) => self.report(
+                "quantized",
+                report,
+                &["insert-fake-quant", "quantize-activations", "quantize-weights", "dynamic-quantize"],
+            ),
             Stage::Frozen(report) => {
                 self.printer.done();
                 self.report("frozen", report, &["freeze-quant"]);
@@ -376,7 +389,11 @@ impl Show<'_> {
                     percent(train.top1())
                 );
                 if let Some(eval) = eval {
-                    text += &format!(", evaluation top-1 {} top-5 {}", percent(eval.top1()), percent(eval.top5()));
+                    text += &format!(
+                        ", evaluation top-1 {} top-5 {}",
+                        percent(eval.top1()),
+                        percent(eval.top5())
+                    );
                 }
                 text += &format!(", {per_second:.0} samples/s, {}", duration(took));
                 self.printer.line(&text);

@@ -60,7 +60,19 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
     let bytes = ["1", "3"].map(|threads| {
         let out = dir.path().join(format!("{threads}.onnx"));
-        let args = ["quantize", &model, "--train", &data, "--pact", "--limit", "256", "--threads", threads, "--quiet", "-o"];
+        let args = [
+            "quantize",
+            &model,
+            "--train",
+            &data,
+            "--pact",
+            "--limit",
+            "256",
+            "--threads",
+            threads,
+            "--quiet",
+            "-o",
+        ];
         assert!(run(&[&args[..], &[out.to_str().unwrap()]].concat()).status.success());
         std::fs::read(out).unwrap()
     });
@@ -107,8 +119,8 @@ fn bad_data_is_told() {
     let out = dir.path().join("out.onnx").display().to_string();
     let train = |data: &str| failure(&["quantize", &model, "--train", data, "-o", &out]);
 
-    use std::collections::BTreeMap;
     use onnx_qat::tensor::Tensor;
+    use std::collections::BTreeMap;
     let npz = |name: &str, x: Tensor, y: Vec<i64>| {
         let path = dir.path().join(name);
         let arrays = BTreeMap::from([("x".to_string(), x), ("y".to_string(), Tensor::new(&[y.len()], y))]);

@@ -25,7 +25,8 @@ pub(crate) fn choose(want: Layouts, ins: &[Option<Seen>], outs: &[Seen]) -> (Vec
         Layouts::Same { ins: i, outs: o } => (i, o, agree(i, ins, outs)),
     };
     let rank3 = |shape: &[usize]| shape.len() >= 3;
-    let ins = ins.iter().enumerate().map(|(i, s)| pick(on && bit(in_mask, i) && s.is_some_and(|s| rank3(s.shape))));
+    let ins =
+        ins.iter().enumerate().map(|(i, s)| pick(on && bit(in_mask, i) && s.is_some_and(|s| rank3(s.shape))));
     let outs = outs.iter().enumerate().map(|(i, s)| pick(on && bit(out_mask, i) && rank3(s.shape)));
     (ins.collect(), outs.collect())
 }

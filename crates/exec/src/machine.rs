@@ -38,7 +38,8 @@ impl Machine {
 
     /// Begins to measure the time of each step.
     pub fn start_profile(&mut self) {
-        let steps = self.program.instrs.iter().map(|i| (i.op.clone(), i.label.clone(), Duration::ZERO)).collect();
+        let steps =
+            self.program.instrs.iter().map(|i| (i.op.clone(), i.label.clone(), Duration::ZERO)).collect();
         self.profile = Some(Profile { steps });
     }
 
@@ -74,7 +75,8 @@ impl Machine {
                 .zip(&instr.outs)
                 .map(|(lines, p)| &mut bytemuck::cast_slice_mut::<Line, u8>(lines)[..p.bytes])
                 .collect();
-            let workspace = &mut bytemuck::cast_slice_mut::<Line, u8>(&mut self.workspace)[..instr.step.workspace];
+            let workspace =
+                &mut bytemuck::cast_slice_mut::<Line, u8>(&mut self.workspace)[..instr.step.workspace];
             let result = (instr.step.run)(&mut Io::new(ins, outs, workspace, instr.shared.clone()));
             for (lines, p) in taken.into_iter().zip(&instr.outs) {
                 self.buffers[p.buffer] = Buffer::Owned(lines);

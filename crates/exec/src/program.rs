@@ -2,8 +2,8 @@
 
 use crate::layout::{Seen, choose, neutral};
 use crate::memory::{Buffer, Lifetime, share};
-use kernels::relayout;
 use ir::{Graph, GraphError, Kind, Layout, Lower, NodeId, Operand, Step, Type, ValueId};
+use kernels::relayout;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
@@ -129,7 +129,13 @@ impl Program {
             let how = if i.step.view { "view " } else { "" };
             let _ = writeln!(s, "{} = {how}{} ({})", outs.join(", "), i.label, ins.join(", "));
         }
-        let _ = writeln!(s, "# {} buffers, {} bytes, workspace {}", self.buffers.len(), self.bytes(), self.workspace);
+        let _ = writeln!(
+            s,
+            "# {} buffers, {} bytes, workspace {}",
+            self.buffers.len(),
+            self.bytes(),
+            self.workspace
+        );
         s
     }
 
@@ -183,7 +189,8 @@ impl Compiler<'_> {
 
     fn op(&mut self, id: NodeId, op: &dyn ir::Op) -> Result<(), Error> {
         let node = self.graph.node(id);
-        let results: Vec<ValueId> = (0..node.outs.len()).map(|i| ValueId { node: id, out: i as u16 }).collect();
+        let results: Vec<ValueId> =
+            (0..node.outs.len()).map(|i| ValueId { node: id, out: i as u16 }).collect();
         let mut ins = node
             .ins
             .iter()
@@ -196,7 +203,9 @@ impl Compiler<'_> {
             .ins
             .iter()
             .zip(&ins)
-            .map(|(v, o)| o.as_ref().map(|o| Seen { shape: &o.shape, layout: v.map(|v| self.values[&v].made) }))
+            .map(|(v, o)| {
+                o.as_ref().map(|o| Seen { shape: &o.shape, layout: v.map(|v| self.values[&v].made) })
+            })
             .collect();
         let seen_outs: Vec<Seen> = outs.iter().map(|o| Seen { shape: &o.shape, layout: None }).collect();
         let (in_layouts, out_layouts) = choose(op.layouts(), &seen_ins, &seen_outs);
@@ -231,7 +240,13 @@ impl Compiler<'_> {
             self.values.insert(v, copies);
             made.push(t);
         }
-        self.drafts.push(Draft { step, label: node.label(), op: op.name().to_string(), ins: operands, outs: made });
+        self.drafts.push(Draft {
+            step,
+            label: node.label(),
+            op: op.name().to_string(),
+            ins: operands,
+            outs: made,
+        });
         Ok(())
     }
 
@@ -247,7 +262,10 @@ impl Compiler<'_> {
         }
         let o = self.operand(v, copies.made)?;
         let Some(source) = other else {
-            return Err(Error::Node { node: self.graph.node(v.node).label(), what: "its result was not made".into() });
+            return Err(Error::Node {
+                node: self.graph.node(v.node).label(),
+                what: "its result was not made".into(),
+            });
         };
         let t = if neutral(&o.shape) {
             source
@@ -315,7 +333,8 @@ impl Compiler<'_> {
                 let alone = d.ins.iter().flatten().filter(|&&t| self.root(t) == from).count() == 1;
                 let free = last.get(&from) == Some(&step)
                     && (!self.tensors[from].pinned || next_of.get(&to) == Some(&from));
-                let fresh = !takes.contains(&Some(o)) && to == result && !unions.iter().any(|&(f, _)| f == from);
+                let fresh =
+                    !takes.contains(&Some(o)) && to == result && !unions.iter().any(|&(f, _)| f == from);
                 if alone && free && fresh && self.tensors[from].bytes == self.tensors[to].bytes {
                     takes[i] = Some(o);
                     unions.push((from, to));
@@ -342,7 +361,11 @@ impl Compiler<'_> {
         let roots: Vec<usize> = first.keys().copied().collect();
         let lifetimes: Vec<Lifetime> = roots
             .iter()
-            .map(|r| Lifetime { bytes: self.tensors[*r].bytes, first: first[r], last: last.get(r).copied().unwrap_or(first[r]) })
+            .map(|r| Lifetime {
+                bytes: self.tensors[*r].bytes,
+                first: first[r],
+                last: last.get(r).copied().unwrap_or(first[r]),
+            })
             .collect();
         let (slot_of, slot_bytes) = share(&lifetimes);
 
@@ -404,7 +427,14 @@ impl Compiler<'_> {
             .into_iter()
             .zip(bound)
             .zip(shared)
-            .map(|((d, (ins, outs)), shared)| Instr { step: d.step, label: d.label, op: d.op, ins, outs, shared })
+            .map(|((d, (ins, outs)), shared)| Instr {
+                step: d.step,
+                label: d.label,
+                op: d.op,
+                ins,
+                outs,
+                shared,
+            })
             .collect();
         Ok(Program { instrs, inputs, outputs, variables, copies, buffers, workspace })
     }

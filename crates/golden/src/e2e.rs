@@ -90,7 +90,8 @@ impl Case {
         let parameters: BTreeMap<&str, &Tensor> =
             arrays.iter().filter_map(|(key, t)| Some((key.strip_prefix("init.")?, t))).collect();
         let images = array(arrays, "data.x")?.shape();
-        let network = Network::build(stage("float_train")?, &parameters, images.get(1..).unwrap_or_default())?;
+        let network =
+            Network::build(stage("float_train")?, &parameters, images.get(1..).unwrap_or_default())?;
         let thresholds = &self.attrs.pact_init;
         let form = match self.attrs.pact.as_deref() {
             None => return Ok(vec![self.run(&network, None, arrays)?]),
@@ -118,7 +119,12 @@ impl Case {
     }
 
     /// Trains, evaluates and freezes.
-    fn run(&self, network: &Network, pact: Option<Arc<dyn Preprocess>>, arrays: &Arrays) -> Result<Found, Fault> {
+    fn run(
+        &self,
+        network: &Network,
+        pact: Option<Arc<dyn Preprocess>>,
+        arrays: &Arrays,
+    ) -> Result<Found, Fault> {
         let mut graph = network.graph.clone();
         let config = self.config()?;
         if let Some(config) = &config {
@@ -127,8 +133,8 @@ impl Case {
         }
         let mut log = Log::default();
         self.train(network, &mut graph, config.as_ref(), arrays, &mut log)?;
+        evaluate(network, &graph, arrays, &mut log)?;
         if config.is_some() {
-            evaluate(network, &graph, arrays, &mut log)?;
             freeze(network, &graph, arrays, &mut log)?;
         }
         Ok(log.0)
@@ -160,7 +166,9 @@ impl Case {
         }
         let (images, labels) = (images.to_f32(), labels.to_i64());
         let size = images.len() / count;
-        for (index, (image, label)) in images.chunks(size).zip(labels.chunks(batch)).take(self.attrs.steps).enumerate() {
+        for (index, (image, label)) in
+            images.chunks(size).zip(labels.chunks(batch)).take(self.attrs.steps).enumerate()
+        {
             machine.input_mut::<f32>(&network.image).map_err(fault)?.copy_from_slice(image);
             machine.input_mut::<i64>(&network.label).map_err(fault)?.copy_from_slice(label);
             machine.run().map_err(fault)?;
@@ -223,7 +231,8 @@ impl Log {
             return Ok(());
         }
         let row = tensor.shape();
-        let array = self.0.entry(watch.key.clone()).or_insert_with(|| Array::new(&[&[0], row].concat(), vec![]));
+        let array =
+            self.0.entry(watch.key.clone()).or_insert_with(|| Array::new(&[&[0], row].concat(), vec![]));
         array.shape[0] += 1;
         array.values.extend(tensor.to_f32());
         Ok(())
@@ -372,14 +381,18 @@ fn evaluate(network: &Network, trained: &Graph, arrays: &Arrays, log: &mut Log) 
         scales.push((format!("frozen_scale.{}", quantizer.tensor), scale));
     }
     for id in graph.nodes() {
-        let Some(QuantRole::Weighted { weight, .. }) = graph.node(id).op().map(|op| op.quant()) else { continue };
+        let Some(QuantRole::Weighted { weight, .. }) = graph.node(id).op().map(|op| op.quant()) else {
+            continue;
+        };
         let scale = graph.node(id).ins[weight].filter(|&w| graph.producer::<FakeQuant>(w).is_some());
         if let Some(scale) = scale.and_then(|w| graph.node(w.node).ins[1]) {
             let scale = list(&mut graph, scale);
             scales.push((format!("channel_scale.{}", graph.value(id.into()).name), scale));
         }
     }
-    for (key, scale) in scales.iter().filter(|(_, scale)| graph.tensor(*scale).is_none()).cloned().collect::<Vec<_>>() {
+    for (key, scale) in
+        scales.iter().filter(|(_, scale)| graph.tensor(*scale).is_none()).cloned().collect::<Vec<_>>()
+    {
         graph.add_output(&key, scale);
     }
     let machine = infer(network, &graph, arrays)?;
@@ -436,7 +449,8 @@ impl Case {
             Some(Value::Object(keys)) => Tolerance::parse(keys).map(Bound::Real),
             // "at most 1 unit on at most 2 % of the entries"
             Some(Value::String(text)) => {
-                let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+                let numbers: Vec<f64> =
+                    text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
                 match numbers[..] {
                     [units, percent] => Ok(Bound::Units(units, percent / 100.0)),
                     _ => Err(format!("tolerance `{name}` is \"{text}\"")),
@@ -460,7 +474,9 @@ fn compare(case: &Case, arrays: &Arrays, runs: &[Found]) -> Result<(), String> {
     let mut problems = String::new();
     let mut any = false;
     for (key, want) in arrays {
-        let Some(name) = key.strip_prefix(&case.tag).and_then(|rest| rest.strip_prefix('.')) else { continue };
+        let Some(name) = key.strip_prefix(&case.tag).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
         any = true;
         let bound = case.bound(name.split('.').next().unwrap_or(name));
         let mut found = runs.iter().filter_map(|run| run.get(name)).peekable();
@@ -480,5 +496,54 @@ fn compare(case: &Case, arrays: &Arrays, runs: &[Found]) -> Result<(), String> {
         (false, _) => Err("the case records no output".into()),
         (true, true) => Ok(()),
         (true, false) => Err(problems),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden").join(name);
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// A case fails when any one array that it records, and nothing else, is spoilt.
+    #[test]
+    fn no_array_can_be_wrong_unnoticed() {
+        let index: Value = read("e2e.index.json");
+        let programs: BTreeMap<String, Stages> = read("e2e.graphs.json");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
+        let good = data::npz::read(folder.join("e2e.npz")).unwrap();
+        for case in index["cases"].as_array().unwrap() {
+            let case: Case = serde_json::from_value(case.clone()).unwrap();
+            let runs = case.runs(&good, &programs).unwrap();
+            for (key, array) in &good {
+                if !key.starts_with(&format!("{}.", case.tag)) {
+                    continue;
+                }
+                let mut values = array.to_f32();
+                let middle = values.len() / 2;
+                values[middle] += values[middle].abs().max(2.0);
+                let mut arrays = good.clone();
+                arrays.insert(key.clone(), Tensor::new(array.shape(), values));
+                assert!(compare(&case, &arrays, &runs).is_err(), "{key}");
+            }
+            if case.tag == "qat_range_absmax" {
+                for (key, want) in &good {
+                    let Some(name) = key.strip_prefix("qat_range_absmax.") else { continue };
+                    let d = runs[0][name].values.iter().zip(want.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    println!("{name} {d:e}");
+                }
+                for name in ["eval.test_logits"] {
+                    let want = good[&format!("qat_range_absmax.{name}")].to_f32();
+                    for (i, (a, b)) in runs[0][name].values.iter().zip(want).enumerate() {
+                        println!("{i} {a} {b} {:e}", a - b);
+                    }
+                }
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 use crate::case::{Fault, malformed};
 use ir::{Dim, Graph, GraphError, Type, ValueId};
 use ops::{
-    Add, BatchNormalization, ClassLoss, Conv, Flatten, GlobalAveragePool, MatMul, MaxPool, Mul, ReduceForm, ReduceMean,
-    Reduction, Relu, SoftmaxCrossEntropyLoss, Sub, Window,
+    Add, BatchNormalization, ClassLoss, Conv, Flatten, GlobalAveragePool, MatMul, MaxPool, Mul, ReduceForm,
+    ReduceMean, Reduction, Relu, SoftmaxCrossEntropyLoss, Sub, Window,
 };
 use passes::{PACT_GROUP, Preprocess, Site};
 use serde::Deserialize;
@@ -110,11 +110,14 @@ fn emit(graph: &mut Graph, values: &mut Values, op: &Operator) -> Result<ValueId
         }
         "relu" => graph.add(Relu, &[x(values)?], &name),
         "pool2d" => {
-            let (kernel, kind) = (op.sizes("ksize")?, op.attr("pooling_type", |v| Some(v.as_str()?.to_string()))?);
+            let (kernel, kind) =
+                (op.sizes("ksize")?, op.attr("pooling_type", |v| Some(v.as_str()?.to_string()))?);
             match (kind.as_str(), op.attr("adaptive", Value::as_bool)?) {
-                ("max", false) => {
-                    graph.add(MaxPool { window: op.window(kernel)?, ..MaxPool::default() }, &[x(values)?], &name)
-                }
+                ("max", false) => graph.add(
+                    MaxPool { window: op.window(kernel)?, ..MaxPool::default() },
+                    &[x(values)?],
+                    &name,
+                ),
                 ("avg", true) if kernel == [1, 1] => graph.add(GlobalAveragePool, &[x(values)?], &name),
                 _ => return Err(malformed(format!("this pooling is not understood: {:?}", op.attrs))),
             }
@@ -131,7 +134,8 @@ fn emit(graph: &mut Graph, values: &mut Values, op: &Operator) -> Result<ValueId
             let matrix = match graph.ty(x).rank() {
                 Some(2) => x,
                 _ => {
-                    let flat = graph.add(Flatten::default(), &[x], &format!("{name}_rows")).map_err(graph_fault)?;
+                    let flat =
+                        graph.add(Flatten::default(), &[x], &format!("{name}_rows")).map_err(graph_fault)?;
                     graph.swap_names(x, flat);
                     flat
                 }
@@ -170,7 +174,11 @@ pub(crate) const LOGITS: &str = "logits";
 impl Network {
     /// Builds the forward pass. `parameters` are the variables that hold a value; what else is read must come from
     /// outside: labels, `[N]`, and an input of the shape `image`.
-    pub fn build(program: &[Operator], parameters: &BTreeMap<&str, &Tensor>, image: &[usize]) -> Result<Network, Fault> {
+    pub fn build(
+        program: &[Operator],
+        parameters: &BTreeMap<&str, &Tensor>,
+        image: &[usize],
+    ) -> Result<Network, Fault> {
         let mut graph = Graph::new("recorded");
         let mut values = Values::new();
         let (mut data, mut label, mut logits, mut last) = (None, None, None, None);
@@ -202,7 +210,8 @@ impl Network {
         let missing = |what: &str| malformed(format!("the program has no {what}"));
         graph.add_output(LOSS, last.ok_or_else(|| missing("operator"))?);
         graph.add_output(LOGITS, logits.ok_or_else(|| missing("logits"))?);
-        let (image, label) = (data.ok_or_else(|| missing("images"))?, label.ok_or_else(|| missing("labels"))?);
+        let (image, label) =
+            (data.ok_or_else(|| missing("images"))?, label.ok_or_else(|| missing("labels"))?);
         Ok(Network { graph, image, label })
     }
 }

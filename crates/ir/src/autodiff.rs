@@ -83,10 +83,16 @@ impl Vjp<'_> {
     }
 
     /// Emits an operation with several results.
-    pub fn add_multi(&mut self, op: Arc<dyn Op>, ins: &[Option<ValueId>], outs: usize) -> Option<Vec<ValueId>> {
+    pub fn add_multi(
+        &mut self,
+        op: Arc<dyn Op>,
+        ins: &[Option<ValueId>],
+        outs: usize,
+    ) -> Option<Vec<ValueId>> {
         let origin = self.graph.node(self.node).origin.clone();
         let name = format!("grad_{}", self.graph.node(self.node).name);
-        let names: Vec<String> = (0..outs).map(|i| if i == 0 { name.clone() } else { format!("{name}_{i}") }).collect();
+        let names: Vec<String> =
+            (0..outs).map(|i| if i == 0 { name.clone() } else { format!("{name}_{i}") }).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         match self.graph.add_node(op, ins, &name, &names) {
             Ok(id) => {
@@ -181,9 +187,10 @@ pub fn gradients_with(
             return Err(GraphError { place: label, what: format!("its gradient cannot be built: {e}") });
         }
         if done.is_none() {
-            let what = "lies between a trained parameter and the loss, but this operator has no gradient here; \
+            let what =
+                "lies between a trained parameter and the loss, but this operator has no gradient here; \
                         exclude it from training or replace it"
-                .to_string();
+                    .to_string();
             return Err(GraphError { place: label, what });
         }
         for (v, d) in ins.iter().zip(d_ins) {

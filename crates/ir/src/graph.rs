@@ -1,9 +1,9 @@
 //! The graph: nodes, values, and the additive edits from which every pass is made.
 
 use crate::{Arg, Infer, Op, Type};
+use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
-use petgraph::Direction;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -302,7 +302,10 @@ impl Graph {
 
     /// The operation of this node name.
     pub fn find_node(&self, name: &str) -> Option<NodeId> {
-        self.g.node_indices().map(NodeId).find(|&id| self.node(id).op().is_some() && self.node(id).name == name)
+        self.g
+            .node_indices()
+            .map(NodeId)
+            .find(|&id| self.node(id).op().is_some() && self.node(id).name == name)
     }
 
     // ---- adding ----
@@ -463,12 +466,19 @@ impl Graph {
     pub fn set_leaf(&mut self, id: NodeId, kind: Kind) -> Result<(), GraphError> {
         let node = &mut self.g[id.0];
         let error = |what| Err(GraphError { place: node.label(), what });
-        let (Kind::Const(old) | Kind::Variable(old, _), Kind::Const(new) | Kind::Variable(new, _)) = (&node.kind, &kind)
+        let (Kind::Const(old) | Kind::Variable(old, _), Kind::Const(new) | Kind::Variable(new, _)) =
+            (&node.kind, &kind)
         else {
             return error("only constants and variables hold a value".into());
         };
         if old.dtype() != new.dtype() || old.shape() != new.shape() {
-            return error(format!("holds {:?} of {}, not {:?} of {}", old.shape(), old.dtype(), new.shape(), new.dtype()));
+            return error(format!(
+                "holds {:?} of {}, not {:?} of {}",
+                old.shape(),
+                old.dtype(),
+                new.shape(),
+                new.dtype()
+            ));
         }
         node.kind = kind;
         Ok(())
@@ -502,7 +512,8 @@ impl Graph {
     ) -> Result<(), GraphError> {
         let (a, b) = (self.ty(old), self.ty(new));
         if !a.agrees(b) {
-            let what = format!("its result {a} cannot be replaced by \"{}\", which is {b}", self.value(new).name);
+            let what =
+                format!("its result {a} cannot be replaced by \"{}\", which is {b}", self.value(new).name);
             return Err(GraphError { place: self.node(old.node).label(), what });
         }
         for (reader, slot) in self.consumers(old) {
@@ -668,7 +679,9 @@ impl Graph {
                     .map(|e| e.source())
                     .collect::<Vec<_>>();
                 match v {
-                    Some(v) if self.g.node_weight(v.node.0).is_none_or(|n| n.outs.len() <= v.out as usize) => {
+                    Some(v)
+                        if self.g.node_weight(v.node.0).is_none_or(|n| n.outs.len() <= v.out as usize) =>
+                    {
                         return error(format!("operand {slot} names a result that does not exist"));
                     }
                     _ if edges != v.iter().map(|v| v.node.0).collect::<Vec<_>>() => {
@@ -692,14 +705,20 @@ impl Graph {
                 };
                 for (out, ty) in node.outs.iter().zip(types) {
                     if !out.ty.agrees(&ty) {
-                        return error(format!("\"{}\" is recorded as {}, but inference says {ty}", out.name, out.ty));
+                        return error(format!(
+                            "\"{}\" is recorded as {}, but inference says {ty}",
+                            out.name, out.ty
+                        ));
                     }
                 }
             }
         }
         for value in self.outputs.iter().map(|o| o.value).chain(self.updates.iter().map(|u| u.next)) {
             if self.g.node_weight(value.node.0).is_none_or(|n| n.outs.len() <= value.out as usize) {
-                return Err(GraphError { place: "outputs".into(), what: "an output or update does not exist".into() });
+                return Err(GraphError {
+                    place: "outputs".into(),
+                    what: "an output or update does not exist".into(),
+                });
             }
         }
         for u in &self.updates {

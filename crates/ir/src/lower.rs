@@ -120,7 +120,10 @@ impl Lower {
     /// # Errors
     /// When it is omitted or computed at run time.
     pub fn constant(&self, i: usize) -> Result<&Tensor, String> {
-        self.input(i)?.value.as_ref().ok_or_else(|| format!("input {i} must be a constant here, but it is computed"))
+        self.input(i)?
+            .value
+            .as_ref()
+            .ok_or_else(|| format!("input {i} must be a constant here, but it is computed"))
     }
 }
 
@@ -194,7 +197,10 @@ impl<'a> Io<'a> {
 
     /// Operand `i`; empty when it is omitted. Not to be called for an operand whose buffer a result took.
     pub fn input<T: Element>(&self, i: usize) -> &[T] {
-        debug_assert!(self.shared.get(i).copied().flatten().is_none(), "operand {i} shares its buffer: use split");
+        debug_assert!(
+            self.shared.get(i).copied().flatten().is_none(),
+            "operand {i} shares its buffer: use split"
+        );
         self.ins.get(i).copied().flatten().map_or(&[], |b| bytemuck::cast_slice(b))
     }
 
@@ -223,7 +229,10 @@ impl<'a> Io<'a> {
         let out: &mut [T] = bytemuck::cast_slice_mut(self.outs[output]);
         match self.shared.get(input).copied().flatten() {
             Some(o) if o == output => Pair::InPlace(out),
-            _ => Pair::Apart(self.ins.get(input).copied().flatten().map_or(&[], |b| bytemuck::cast_slice(b)), out),
+            _ => Pair::Apart(
+                self.ins.get(input).copied().flatten().map_or(&[], |b| bytemuck::cast_slice(b)),
+                out,
+            ),
         }
     }
 }

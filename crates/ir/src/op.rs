@@ -58,7 +58,11 @@ impl Attrs {
 
     /// As [`Attrs::with_int`]; sizes are written as ONNX integers.
     pub fn with_sizes(self, name: &str, value: &[usize], default: &[usize]) -> Attrs {
-        if value == default { self } else { self.with(name, Attr::Ints(value.iter().map(|&x| x as i64).collect())) }
+        if value == default {
+            self
+        } else {
+            self.with(name, Attr::Ints(value.iter().map(|&x| x as i64).collect()))
+        }
     }
 
     /// As [`Attrs::with_int`].

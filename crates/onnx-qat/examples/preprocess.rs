@@ -6,7 +6,9 @@
 use onnx_qat::ir::{self, Graph, GraphError, Role, ValueId};
 use onnx_qat::ops;
 use onnx_qat::passes::{Preprocess, Site};
-use onnx_qat::prelude::{DataRole, Event, FitOptions, Hooks, Model, Optimizer, ParamGroup, QuantConfig, Schedule};
+use onnx_qat::prelude::{
+    DataRole, Event, FitOptions, Hooks, Model, Optimizer, ParamGroup, QuantConfig, Schedule,
+};
 use onnx_qat::prelude::{Source, calibrate, convert, fit, quant_aware};
 use onnx_qat::tensor::Tensor;
 use std::sync::Arc;

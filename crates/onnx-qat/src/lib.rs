@@ -74,7 +74,12 @@ pub fn quant_aware(model: &mut Model, config: &QuantConfig, hooks: &Hooks) -> Re
 ///
 /// # Errors
 /// When the graph cannot run on the data.
-pub fn calibrate(model: &mut Model, data: &Dataset, batch: usize, batches: Option<usize>) -> Result<(), Error> {
+pub fn calibrate(
+    model: &mut Model,
+    data: &Dataset,
+    batch: usize,
+    batches: Option<usize>,
+) -> Result<(), Error> {
     Ok(train::calibrate(&mut model.graph, data, batch, batches, &mut |_, _| {})?)
 }
 

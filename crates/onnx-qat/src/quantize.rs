@@ -155,7 +155,9 @@ fn quantize_with_data(
     // Compat starts training where PaddleSlim does, with its initial scales, unless asked to calibrate first.
     if !training || config.numerics == Numerics::Deploy || config.quant_post_first {
         let batches = calibration_samples.div_ceil(train::batch_size(graph, fit.batch)).max(1);
-        train::calibrate(graph, data, fit.batch, Some(batches), &mut |i, n| progress(&Stage::Calibrating(i, n)))?;
+        train::calibrate(graph, data, fit.batch, Some(batches), &mut |i, n| {
+            progress(&Stage::Calibrating(i, n))
+        })?;
     }
     if training {
         if let Some(init) = pact {

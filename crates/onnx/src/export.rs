@@ -132,7 +132,10 @@ impl Form {
             graph.is_output(v) || !graph.consumers(v).is_empty()
         };
         if let Some(out) = (results..node.outs.len()).find(|&out| read(out)) {
-            return Err(error(format!("at opset {opset} it has no result \"{}\", which is read", node.outs[out].name)));
+            return Err(error(format!(
+                "at opset {opset} it has no result \"{}\", which is read",
+                node.outs[out].name
+            )));
         }
         Ok(Some(Form { op_type, attribute, inputs, as_attributes, results }))
     }

@@ -51,7 +51,9 @@ impl Op for AbsMax {
         let x = cx.typed::<f32>(0)?;
         let rows = match self.axis {
             None => Axis::whole(x.len()),
-            Some(axis) => Axis::of(&x.shape, axis).ok_or_else(|| format!("axis {axis} of shape {:?}", x.shape))?,
+            Some(axis) => {
+                Axis::of(&x.shape, axis).ok_or_else(|| format!("axis {axis} of shape {:?}", x.shape))?
+            }
         };
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

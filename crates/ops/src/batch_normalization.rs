@@ -99,7 +99,13 @@ impl Op for BatchNormalization {
         let attrs =
             if opset < 14 { BatchNormalization { training: false, ..*self }.attrs() } else { self.attrs() };
         // The statistics of the batch are results of ours; opset 14 dropped ONNX's own two.
-        let outs = Some(if !self.training { 1 } else if opset < 14 { 5 } else { 3 });
+        let outs = Some(if !self.training {
+            1
+        } else if opset < 14 {
+            5
+        } else {
+            3
+        });
         Ok(ir::OnnxForm { op_type: self.name().into(), attrs, outs, ..ir::OnnxForm::default() })
     }
 

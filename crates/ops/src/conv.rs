@@ -78,12 +78,7 @@ pub(crate) fn ranks<'a>(x: &'a Type, w: &'a Type) -> Result<Option<Shapes<'a>>, 
 }
 
 /// The convolution of an input of shape `x` with a weight of shape `w`, for the kernels.
-pub(crate) fn plan(
-    window: &Window,
-    group: usize,
-    x: &[usize],
-    w: &[usize],
-) -> Result<conv::Conv, String> {
+pub(crate) fn plan(window: &Window, group: usize, x: &[usize], w: &[usize]) -> Result<conv::Conv, String> {
     let ([batch, channels, spatial @ ..], [outputs, inputs, kernel @ ..]) = (x, w) else {
         return Err(format!("shapes {x:?} and {w:?} have no spatial axes"));
     };

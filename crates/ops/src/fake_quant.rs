@@ -41,7 +41,8 @@ impl FakeQuant {
     fn from_attrs(attrs: &Attrs) -> Result<FakeQuant, String> {
         let rule = attrs.str("rule", "onnx")?;
         let known = RULES.iter().find(|(name, _)| *name == rule);
-        let (_, rule) = known.ok_or_else(|| format!("attribute rule is \"{rule}\"; known are onnx, paddle, paddle-even"))?;
+        let (_, rule) = known
+            .ok_or_else(|| format!("attribute rule is \"{rule}\"; known are onnx, paddle, paddle-even"))?;
         let code = |name, default| -> Result<i32, String> {
             i32::try_from(attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
         };
@@ -62,7 +63,9 @@ impl FakeQuant {
         match self.axis {
             None => Ok(Axis::whole(x.len())),
             Some(axis) if axis < x.shape.len() => Ok(Axis::of(&x.memory_shape(), x.memory_axis(axis)))
-                .and_then(|rows| rows.ok_or_else(|| format!("axis {axis} of a tensor of shape {:?}", x.shape))),
+                .and_then(|rows| {
+                    rows.ok_or_else(|| format!("axis {axis} of a tensor of shape {:?}", x.shape))
+                }),
             Some(axis) => Err(format!("axis {axis} of a tensor of shape {:?}", x.shape)),
         }
     }
@@ -159,7 +162,14 @@ impl Op for FakeQuantGrad {
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let scales = scales(parts.input(2), parts.optional(3));
-            straight_through_clipped(quantizer, rows, scales, parts.input(1), parts.input(0), parts.output(0));
+            straight_through_clipped(
+                quantizer,
+                rows,
+                scales,
+                parts.input(1),
+                parts.input(0),
+                parts.output(0),
+            );
             Ok(())
         }))
     }
@@ -212,13 +222,18 @@ mod tests {
     fn a_scale_must_fit_its_axis() {
         let per_channel = FakeQuant { axis: Some(0), ..quant(false) };
         let x = Tensor::new(&[2, 2], vec![1.0f32; 4]);
-        let e = ir::eval(&per_channel, &[Some(&x), Some(&Tensor::new(&[3], vec![1.0f32; 3]))], 1).unwrap_err();
+        let e =
+            ir::eval(&per_channel, &[Some(&x), Some(&Tensor::new(&[3], vec![1.0f32; 3]))], 1).unwrap_err();
         assert!(e.to_string().contains("scale"), "{e}");
     }
 
     #[test]
     fn attributes_survive_their_text() {
-        let op = FakeQuant { quantizer: Quantizer::paddle(8, Round::HalfAway).unwrap(), axis: Some(1), clipped: true };
+        let op = FakeQuant {
+            quantizer: Quantizer::paddle(8, Round::HalfAway).unwrap(),
+            axis: Some(1),
+            clipped: true,
+        };
         assert_eq!(FakeQuant::from_attrs(&op.attrs()).unwrap(), op);
     }
 }

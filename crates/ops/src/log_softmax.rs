@@ -1,8 +1,8 @@
 //! `LogSoftmax` (ONNX 1, 11, 13), and `qat.LogSoftmaxGrad`, its gradient. Axes as of `Softmax`.
 
-use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, to_onnx, only_axis};
-use std::sync::Arc;
+use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, only_axis, to_onnx};
 use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
+use std::sync::Arc;
 
 /// `LogSoftmax(x)`: `x - log(sum of e^x)` along an axis. f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

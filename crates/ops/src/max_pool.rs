@@ -169,7 +169,8 @@ fn first_equal(plan: &Pool, x: &[f32], y: &[f32], positions: &mut [i32]) {
         let (row, image) = (at % height.output, at / height.output);
         let x = &x[image * plan.window.input_len() * channels..];
         let taps = (0..height.kernel).flat_map(|r| (0..width.kernel).map(move |s| (r, s)));
-        let mut seen = taps.filter_map(|(r, s)| Some(place(height, row, r)? * width.input + place(width, column, s)?));
+        let mut seen =
+            taps.filter_map(|(r, s)| Some(place(height, row, r)? * width.input + place(width, column, s)?));
         *position = seen.find(|at| x[at * channels + channel] == *y).map_or(-1, |at| at as i32);
     }
 }
@@ -267,16 +268,18 @@ mod tests {
     #[test]
     fn gradient_by_comparison_with_the_result() {
         let draw = &mut Draw::new(7);
-        for (shape, kernel, stride, pad, ceil) in
-            [(vec![2, 3, 5, 6], vec![3, 3], 2, 1, false), (vec![1, 2, 5, 5], vec![2, 2], 2, 0, true), (vec![2, 2, 7], vec![3], 1, 1, false)]
-        {
+        for (shape, kernel, stride, pad, ceil) in [
+            (vec![2, 3, 5, 6], vec![3, 3], 2, 1, false),
+            (vec![1, 2, 5, 5], vec![2, 2], 2, 0, true),
+            (vec![2, 2, 7], vec![3], 1, 1, false),
+        ] {
             let op = MaxPool { window: Window::new(&kernel, stride, pad), ceil, ..MaxPool::default() };
             let x = draw.distinct(&shape);
             let y = run(&op, &[Some(&x)], 1).unwrap().remove(0);
             let dy = draw.tensor(y.shape(), -1.0, 1.0);
             let grad = MaxPoolGrad(op);
-            let [by_maximum, by_result] =
-                [&[Some(&dy), Some(&x)][..], &[Some(&dy), Some(&x), Some(&y)]].map(|ins| run(&grad, ins, 1).unwrap());
+            let [by_maximum, by_result] = [&[Some(&dy), Some(&x)][..], &[Some(&dy), Some(&x), Some(&y)]]
+                .map(|ins| run(&grad, ins, 1).unwrap());
             assert_eq!(by_maximum, by_result);
         }
         // A result that was changed afterwards: equal to the first, to none, to a later element that is not the largest.

@@ -14,11 +14,18 @@ pub struct Observe {
 pub(crate) fn statistic(attrs: &Attrs) -> Result<Statistic, String> {
     let rate = || {
         let rate = attrs.float("rate", 0.9)?;
-        if (0.0..1.0).contains(&rate) { Ok(rate) } else { Err(format!("attribute rate is {rate}, outside of 0..1")) }
+        if (0.0..1.0).contains(&rate) {
+            Ok(rate)
+        } else {
+            Err(format!("attribute rate is {rate}, outside of 0..1"))
+        }
     };
     let window = || {
         let window = attrs.int("window", 10000)?;
-        usize::try_from(window).ok().filter(|w| (1..=1 << 24).contains(w)).ok_or(format!("attribute window is {window}"))
+        usize::try_from(window)
+            .ok()
+            .filter(|w| (1..=1 << 24).contains(w))
+            .ok_or(format!("attribute window is {window}"))
     };
     Ok(match attrs.str("kind", "moving_average_min_max")? {
         "min_max" => Statistic::MinMax,
@@ -33,10 +40,16 @@ pub(crate) fn statistic(attrs: &Attrs) -> Result<Statistic, String> {
 pub(crate) fn attrs(statistic: Statistic) -> Attrs {
     let (kind, attrs) = match statistic {
         Statistic::MinMax => ("min_max", Attrs::new()),
-        Statistic::MovingAverageMinMax { rate } => ("moving_average_min_max", Attrs::new().with_float("rate", rate, 0.9)),
+        Statistic::MovingAverageMinMax { rate } => {
+            ("moving_average_min_max", Attrs::new().with_float("rate", rate, 0.9))
+        }
         Statistic::AbsMax => ("abs_max", Attrs::new()),
-        Statistic::MovingAverageAbsMax { rate } => ("moving_average_abs_max", Attrs::new().with_float("rate", rate, 0.9)),
-        Statistic::RangeAbsMax { window } => ("range_abs_max", Attrs::new().with_int("window", window as i64, 10000)),
+        Statistic::MovingAverageAbsMax { rate } => {
+            ("moving_average_abs_max", Attrs::new().with_float("rate", rate, 0.9))
+        }
+        Statistic::RangeAbsMax { window } => {
+            ("range_abs_max", Attrs::new().with_int("window", window as i64, 10000))
+        }
     };
     attrs.with_str("kind", kind, "moving_average_min_max")
 }
@@ -50,7 +63,9 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
 pub(crate) fn check_state(cx: &Infer, i: usize, statistic: Statistic) -> Result<(), String> {
     let (ty, len) = (cx.float(i)?, statistic.initial().len());
     match ty.dims() {
-        Some(dims) if dims != [len] => Err(format!("the state of {statistic:?} has {len} elements, but input {i} is {ty}")),
+        Some(dims) if dims != [len] => {
+            Err(format!("the state of {statistic:?} has {len} elements, but input {i} is {ty}"))
+        }
         _ => Ok(()),
     }
 }
@@ -101,7 +116,8 @@ mod tests {
         let op = Observe { statistic: Statistic::MinMax };
         let mut state = Tensor::new(&[3], op.statistic.initial());
         for x in [[1.0f32, -2.0], [0.0, 4.0]] {
-            state = ir::eval(&op, &[Some(&Tensor::new(&[2], x.to_vec())), Some(&state)], 1).unwrap().remove(0);
+            state =
+                ir::eval(&op, &[Some(&Tensor::new(&[2], x.to_vec())), Some(&state)], 1).unwrap().remove(0);
         }
         assert_eq!(op.statistic.range(&state.to_f32()), Some(::observe::Range { min: -2.0, max: 4.0 }));
     }

@@ -17,7 +17,9 @@ const FORMS: [(&str, Form); 4] =
 fn form(attrs: &Attrs) -> Result<Form, String> {
     let name = attrs.str("form", "symmetric")?;
     let known = FORMS.iter().find(|(n, _)| *n == name);
-    known.map(|(_, f)| *f).ok_or_else(|| format!("attribute form is \"{name}\"; known are symmetric, relu, demo, slim"))
+    known
+        .map(|(_, f)| *f)
+        .ok_or_else(|| format!("attribute form is \"{name}\"; known are symmetric, relu, demo, slim"))
 }
 
 /// Reads the operator.
@@ -38,7 +40,9 @@ fn attrs(form: Form) -> Attrs {
 fn check(cx: &Infer, threshold: usize) -> Result<(), String> {
     let ty = cx.float(threshold)?;
     match ty.dims() {
-        Some(d) if d.iter().product::<usize>() != 1 => Err(format!("the threshold should be one number, but is {ty}")),
+        Some(d) if d.iter().product::<usize>() != 1 => {
+            Err(format!("the threshold should be one number, but is {ty}"))
+        }
         _ => Ok(()),
     }
 }
@@ -115,7 +119,8 @@ impl Op for PactGrad {
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let threshold = parts.input::<f32>(2)[0];
-            let d_threshold = quant::pact_grad(form, threshold, parts.input(1), parts.input(0), parts.output(0));
+            let d_threshold =
+                quant::pact_grad(form, threshold, parts.input(1), parts.input(0), parts.output(0));
             parts.output::<f32>(1)[0] = d_threshold;
             Ok(())
         }))
@@ -138,7 +143,8 @@ mod tests {
         let (u, dy) = (Tensor::new(&[1], vec![2.0f32]), Tensor::new(&[4], vec![1.0f32, 10.0, 100.0, 1000.0]));
         let op = Pact { form: Form::Symmetric };
         assert_eq!(ir::eval(&op, &[Some(&x), Some(&u)], 1).unwrap()[0].to_f32(), [-2.0, -1.0, 2.0, 2.0]);
-        let grads = ir::eval(&PactGrad { form: Form::Symmetric }, &[Some(&dy), Some(&x), Some(&u)], 2).unwrap();
+        let grads =
+            ir::eval(&PactGrad { form: Form::Symmetric }, &[Some(&dy), Some(&x), Some(&u)], 2).unwrap();
         assert_eq!(grads[0].to_f32(), [0.0, 10.0, 100.0, 0.0]);
         assert_eq!(grads[1].to_f32(), [999.0]);
     }

@@ -127,7 +127,9 @@ mod tests {
     fn saturates_to_the_type_of_the_zero_point() {
         let x = Tensor::new(&[4], vec![-1.0f32, 0.25, 0.75, 1000.0]);
         let zp = Tensor::new(&[], vec![1u8]);
-        let y = ir::eval(&QuantizeLinear::default(), &[Some(&x), Some(&Tensor::scalar(0.5f32)), Some(&zp)], 1).unwrap();
+        let y =
+            ir::eval(&QuantizeLinear::default(), &[Some(&x), Some(&Tensor::scalar(0.5f32)), Some(&zp)], 1)
+                .unwrap();
         assert_eq!(y[0], Tensor::new(&[4], vec![0u8, 1, 3, 255]));
     }
 

@@ -3,8 +3,8 @@
 //! Before opset 13 the operand counted as a matrix, cut in front of `axis`: the function ran over all axes from there on.
 
 use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
-use std::sync::Arc;
 use kernels::relayout::{from_channels_last, to_channels_last};
+use std::sync::Arc;
 
 /// `Softmax(x)`: `e^x / sum of e^x` along an axis. f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,7 +37,9 @@ impl Weighted {
         let label = node.label();
         let Some(op) = node.op() else { return Err(format!("{label} stands in front of it")) };
         let (axis, weight_slot, bias_slot) = match op.quant() {
-            QuantRole::Weighted { axis, weight, bias, .. } if op.params().contains(&bias) => (axis, weight, bias),
+            QuantRole::Weighted { axis, weight, bias, .. } if op.params().contains(&bias) => {
+                (axis, weight, bias)
+            }
             QuantRole::Weighted { .. } => return Err(format!("{label} has no slot for a bias")),
             _ => return Err(format!("{label} in front of it takes no bias")),
         };
@@ -46,12 +48,16 @@ impl Weighted {
         }
         let operand = |slot: usize| node.ins.get(slot).copied().flatten();
         let constant = operand(weight_slot).and_then(|w| Some((w, graph.constant(w)?)));
-        let Some((weight, tensor)) = constant else { return Err(format!("the weight of {label} is computed")) };
+        let Some((weight, tensor)) = constant else {
+            return Err(format!("the weight of {label} is computed"));
+        };
         if tensor.dtype() != DType::F32 {
             return Err(format!("the weight of {label} is {}", tensor.dtype()));
         }
         let channels = graph.ty(y).shape.as_ref().and_then(|s| s.get(1)?.fixed());
-        let Some(channels) = channels else { return Err(format!("the result of {label} is {}", graph.ty(y))) };
+        let Some(channels) = channels else {
+            return Err(format!("the result of {label} is {}", graph.ty(y)));
+        };
         let bias = match operand(bias_slot) {
             None => None,
             // A vector, for a product also one row of a matrix.

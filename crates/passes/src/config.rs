@@ -257,16 +257,55 @@ const PADDLE_NAMES: &[(&str, &[&str])] = &[
 
 /// Operators without weights that PaddleSlim's TensorRT preset quantizes, whatever `quantize_op_types` says.
 const TENSORRT_NAMES: &[&str] = &[
-    "pool2d", "elementwise_add", "elementwise_sub", "elementwise_mul", "elementwise_pow", "concat", "softmax", "argmax",
-    "mean", "relu", "relu6", "leaky_relu", "tanh", "swish", "softplus", "gelu", "hard_sigmoid", "hard_swish", "sigmoid",
-    "layer_norm", "matmul_v2", "split", "bilinear_interp", "bilinear_interp_v2", "nearest_interp", "nearest_interp_v2",
-    "trilinear_interp", "clip", "pow", "reduce_mean", "reduce_sum", "reduce_max",
+    "pool2d",
+    "elementwise_add",
+    "elementwise_sub",
+    "elementwise_mul",
+    "elementwise_pow",
+    "concat",
+    "softmax",
+    "argmax",
+    "mean",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "tanh",
+    "swish",
+    "softplus",
+    "gelu",
+    "hard_sigmoid",
+    "hard_swish",
+    "sigmoid",
+    "layer_norm",
+    "matmul_v2",
+    "split",
+    "bilinear_interp",
+    "bilinear_interp_v2",
+    "nearest_interp",
+    "nearest_interp_v2",
+    "trilinear_interp",
+    "clip",
+    "pow",
+    "reduce_mean",
+    "reduce_sum",
+    "reduce_max",
 ];
 
 /// Operator types that this project quantizes under their ONNX names.
 const ONNX_NAMES: &[&str] = &[
-    "Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul",
-    "MaxPool", "Mul", "Sigmoid", "Softmax",
+    "Add",
+    "AveragePool",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Sigmoid",
+    "Softmax",
 ];
 
 impl QuantConfig {
@@ -293,7 +332,8 @@ impl QuantConfig {
     /// # Errors
     /// When a key is unknown or a value is not accepted: names it.
     pub fn from_toml(text: &str) -> Result<QuantConfig, ConfigError> {
-        let config: QuantConfig = toml::from_str(text).map_err(|e| ConfigError::Toml(e.message().to_string()))?;
+        let config: QuantConfig =
+            toml::from_str(text).map_err(|e| ConfigError::Toml(e.message().to_string()))?;
         config.check()?;
         Ok(config)
     }
@@ -322,7 +362,8 @@ impl QuantConfig {
         }
         for name in &self.quantize_op_types {
             if onnx_types(name).is_none() {
-                let expected = "operator types as Paddle names them (conv2d, mul, pool2d, …) or ONNX (Conv, Gemm, …)";
+                let expected =
+                    "operator types as Paddle names them (conv2d, mul, pool2d, …) or ONNX (Conv, Gemm, …)";
                 return wrong("quantize_op_types", expected, format!("\"{name}\""));
             }
         }
@@ -349,7 +390,9 @@ impl QuantConfig {
                 types.extend(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"]);
                 types.extend(["Add", "Mul", "Concat", "Resize", "Split"]);
             }
-            Some(DeployBackend::TensorRT) => types.extend(TENSORRT_NAMES.iter().filter_map(|n| onnx_types(n)).flatten()),
+            Some(DeployBackend::TensorRT) => {
+                types.extend(TENSORRT_NAMES.iter().filter_map(|n| onnx_types(n)).flatten())
+            }
             Some(DeployBackend::Arm) | None => {}
         }
         types.sort_unstable();
@@ -363,7 +406,9 @@ impl QuantConfig {
             return Err(format!("its name contains \"{p}\" (not_quant_pattern)"));
         }
         match self.op_types() {
-            Some(types) if !types.contains(&op_type) => Err(format!("{op_type} is not among quantize_op_types")),
+            Some(types) if !types.contains(&op_type) => {
+                Err(format!("{op_type} is not among quantize_op_types"))
+            }
             _ => Ok(()),
         }
     }
@@ -516,7 +561,8 @@ impl QatConfig {
     /// # Errors
     /// When a key is unknown or a value is not accepted: names it.
     pub fn from_toml(text: &str) -> Result<QatConfig, ConfigError> {
-        let config: QatConfig = toml::from_str(text).map_err(|e| ConfigError::Toml(e.message().to_string()))?;
+        let config: QatConfig =
+            toml::from_str(text).map_err(|e| ConfigError::Toml(e.message().to_string()))?;
         config.quant_config()?;
         Ok(config)
     }
@@ -573,7 +619,8 @@ mod tests {
         let config = QuantConfig { deploy_backend: Some(DeployBackend::Arm), ..QuantConfig::paddle() };
         let text = toml::to_string(&config).unwrap();
         assert_eq!(QuantConfig::from_toml(&text).unwrap(), config);
-        let config = QatConfig { activation_preprocess_type: Some(PreprocessType::Pact), ..QatConfig::default() };
+        let config =
+            QatConfig { activation_preprocess_type: Some(PreprocessType::Pact), ..QatConfig::default() };
         assert_eq!(QatConfig::from_toml(&toml::to_string(&config).unwrap()).unwrap(), config);
     }
 
@@ -584,7 +631,12 @@ mod tests {
         assert!(error("quantize_op_types = ['elmentwise_add']").contains("elmentwise_add"));
         assert!(error("activation_quantize_type = 'channel_wise_abs_max'").contains("channel_wise_abs_max"));
         assert!(error("moving_rate = 1.5").contains("moving_rate"));
-        assert!(QatConfig::from_toml("quantizable_layer_type = ['LSTM']").unwrap_err().to_string().contains("LSTM"));
+        assert!(
+            QatConfig::from_toml("quantizable_layer_type = ['LSTM']")
+                .unwrap_err()
+                .to_string()
+                .contains("LSTM")
+        );
     }
 
     #[test]

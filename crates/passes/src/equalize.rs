@@ -71,7 +71,11 @@ impl Pass for Equalize {
             }
         }
         for (chain, largest) in chains {
-            let between = format!("{} and {}", graph.node(chain.first.node).label(), graph.node(chain.second.node).label());
+            let between = format!(
+                "{} and {}",
+                graph.node(chain.first.node).label(),
+                graph.node(chain.second.node).label()
+            );
             if largest > CLOSE {
                 report.done(self.name(), between, format!("channels rescaled by up to {largest:.1}"));
             }
@@ -112,7 +116,8 @@ fn own_constant(graph: &Graph, id: NodeId, slot: usize) -> Result<Option<ValueId
 }
 
 fn output_side(graph: &Graph, id: NodeId) -> Result<Weights, String> {
-    let Some(QuantRole::Weighted { weight, axis, bias, .. }) = graph.node(id).op().map(|op| op.quant()) else {
+    let Some(QuantRole::Weighted { weight, axis, bias, .. }) = graph.node(id).op().map(|op| op.quant())
+    else {
         return Err("it has no weight".into());
     };
     let weight = own_constant(graph, id, weight)?.ok_or("its weight is missing")?;

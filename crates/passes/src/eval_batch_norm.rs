@@ -25,7 +25,9 @@ impl Pass for EvalBatchNorm {
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         for id in operations(graph)? {
             let node = graph.node(id);
-            let Some(op) = node.is::<BatchNormalization>().filter(|op| op.training).copied() else { continue };
+            let Some(op) = node.is::<BatchNormalization>().filter(|op| op.training).copied() else {
+                continue;
+            };
             let (label, ins) = (node.label(), node.ins.clone());
             let name = graph.value(id.into()).name.clone();
             let statistics = (1..node.outs.len()).map(|out| ValueId { node: id, out: out as u16 });

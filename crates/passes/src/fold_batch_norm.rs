@@ -69,8 +69,9 @@ fn find(graph: &Graph, id: NodeId, op: BatchNormalization) -> Result<Fold, Strin
         return Err("its parameters give factors that are not finite".into());
     }
     let weight = graph.constant(node.weight).ok_or("the weight in front of it is computed")?;
-    let weight = scale_channels(weight, node.axis, &factor)
-        .ok_or_else(|| format!("{} factors do not fit a weight of shape {:?}", factor.len(), weight.shape()))?;
+    let weight = scale_channels(weight, node.axis, &factor).ok_or_else(|| {
+        format!("{} factors do not fit a weight of shape {:?}", factor.len(), weight.shape())
+    })?;
     let old = node.bias.clone().unwrap_or_else(|| vec![0.0; node.channels]);
     let bias = old.iter().zip(&factor).zip(&shift).map(|((b, a), s)| b * a + s).collect();
     Ok(Fold { node, weight, bias })
@@ -81,7 +82,8 @@ fn find(graph: &Graph, id: NodeId, op: BatchNormalization) -> Result<Fold, Strin
 fn scale_channels(w: &Tensor, axis: usize, factor: &[f32]) -> Option<Tensor> {
     let shape = w.shape();
     let channels = *shape.get(axis)?;
-    let (outer, inner) = (shape[..axis].iter().product::<usize>(), shape[axis + 1..].iter().product::<usize>());
+    let (outer, inner) =
+        (shape[..axis].iter().product::<usize>(), shape[axis + 1..].iter().product::<usize>());
     let groups = factor.len().checked_div(channels)?;
     if groups * channels != factor.len() || outer.checked_rem(groups) != Some(0) || inner == 0 {
         return None;

@@ -30,7 +30,10 @@ impl Pass for FoldConstants {
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         for id in operations(graph)? {
             let node = graph.node(id);
-            if node.is::<DequantizeLinear>().is_some() || node.is::<FakeQuant>().is_some() || node.outs.len() != 1 {
+            if node.is::<DequantizeLinear>().is_some()
+                || node.is::<FakeQuant>().is_some()
+                || node.outs.len() != 1
+            {
                 continue;
             }
             // A constant shape is one even when the tensor is not.
@@ -53,8 +56,11 @@ impl Pass for FoldConstants {
 fn evaluate_node(graph: &Graph, v: ValueId) -> Option<Tensor> {
     let node = graph.node(v.node);
     let op = node.op()?;
-    let ins: Vec<Option<&Tensor>> =
-        node.ins.iter().map(|v| v.map(|v| graph.constant(v)).map_or(Some(None), |t| t.map(Some))).collect::<Option<_>>()?;
+    let ins: Vec<Option<&Tensor>> = node
+        .ins
+        .iter()
+        .map(|v| v.map(|v| graph.constant(v)).map_or(Some(None), |t| t.map(Some)))
+        .collect::<Option<_>>()?;
     let elements = graph.ty(v).dims().map_or(Some(0), |d| tensor::element_count(&d));
     if node.ins.is_empty() || elements.is_none_or(|n| n > LIMIT) {
         return None;

@@ -58,7 +58,9 @@ fn fold(graph: &Graph, pad: NodeId, reader: NodeId) -> Result<(Arc<dyn Op>, Valu
         _ => return Err(format!("{label} behind it has no padding with zeros")),
     };
     if pool.is_some_and(|p| p.ceil) {
-        return Err(format!("{label} rounds its size up, and windows that begin in the padding would be dropped"));
+        return Err(format!(
+            "{label} rounds its size up, and windows that begin in the padding would be dropped"
+        ));
     }
     if !counted {
         return Err(format!("{label} does not count its own padding, but counts these zeros"));
@@ -82,7 +84,8 @@ fn fold(graph: &Graph, pad: NodeId, reader: NodeId) -> Result<(Arc<dyn Op>, Valu
 fn spatial_zeros(graph: &Graph, pad: NodeId) -> Result<(ValueId, Vec<usize>), String> {
     let node = graph.node(pad);
     let operand = |i: usize| node.ins.get(i).copied().flatten();
-    let constant = |i: usize| operand(i).map(|v| graph.constant(v).ok_or("its padding is computed")).transpose();
+    let constant =
+        |i: usize| operand(i).map(|v| graph.constant(v).ok_or("its padding is computed")).transpose();
     let op = node.is::<Pad>().ok_or("it is no Pad")?;
     let x = operand(0).ok_or("it has no operand")?;
     if op.mode != PadMode::Constant {

@@ -32,7 +32,7 @@ use crate::fold_constants::evaluate;
 use crate::hooks::unprocessed;
 use crate::pass::{Pass, Report, operations, rename_and_replace};
 use ir::{Graph, GraphError, NodeId, QuantRole, ValueId};
-use kernels::quant::{Axis, Grid, Quantizer, Rule, Scales, batch_norm_affine, quantize_i8};
+use kernels::quant::{Axis, Grid, Quantizer, Round, Rule, Scales, batch_norm_affine, quantize_i8};
 use observe::scale;
 use ops::{BatchNormalization, Clip, DequantizeLinear, FakeQuant, QuantizeLinear};
 use std::collections::BTreeMap;
@@ -51,7 +51,9 @@ impl Pass for Freeze {
         let nodes = operations(graph)?;
         let mut frozen = Frozen::default();
         for &id in &nodes {
-            if let Some(QuantRole::Weighted { data, weight, axis, bias }) = graph.node(id).op().map(|op| op.quant()) {
+            if let Some(QuantRole::Weighted { data, weight, axis, bias }) =
+                graph.node(id).op().map(|op| op.quant())
+            {
                 frozen.weighted(graph, report, Slots { id, data, weight, axis, bias })?;
             }
         }
@@ -98,11 +100,13 @@ impl Known {
             None => vec![0; scale.len()],
         };
         let mut known = Known { quantizer: quant.quantizer, axis: quant.axis, scale, zero_point };
-        if let Rule::Paddle(_) = known.quantizer.rule {
+        if let Rule::Paddle(round) = known.quantizer.rule {
             // Paddle's scale is the magnitude of the largest code, ONNX's the width of a step.
-            let reach = known.quantizer.grid.high as f32;
-            known.scale.iter_mut().for_each(|s| *s = (*s / reach).max(scale::MIN_SCALE));
-            known.quantizer = Quantizer::onnx(Grid { low: -known.quantizer.grid.high, ..known.quantizer.grid });
+            let high = known.quantizer.grid.high;
+            known.scale.iter_mut().for_each(|s| *s = (*s / high as f32).max(scale::MIN_SCALE));
+            // The first format clips values to the scale, the second one codes to the grid.
+            let low = if round == Round::HalfAway { -high } else { known.quantizer.grid.low };
+            known.quantizer = Quantizer::onnx(Grid { low, high });
         }
         Some(known)
     }
@@ -124,7 +128,8 @@ fn constant(graph: &mut Graph, base: &str, what: &str, value: Tensor) -> ValueId
     if let Some(holder) = graph.find(&name)
         && holder != constant
         && !graph.is_output(holder)
-        && (of_training(holder.node) || graph.consumers(holder).iter().all(|&(reader, _)| of_training(reader)))
+        && (of_training(holder.node)
+            || graph.consumers(holder).iter().all(|&(reader, _)| of_training(reader)))
     {
         graph.swap_names(holder, constant);
     }
@@ -208,7 +213,13 @@ impl Frozen {
         let values = w.to_f32();
         let mut scale = known.scale.clone();
         let mut codes = vec![0i8; values.len()];
-        quantize_i8(known.quantizer, scale_rows(rows, &scale), Scales::symmetric(&scale), &values, &mut codes);
+        quantize_i8(
+            known.quantizer,
+            scale_rows(rows, &scale),
+            Scales::symmetric(&scale),
+            &values,
+            &mut codes,
+        );
         let mut bias = bias;
         if let Some((_, factor, shift)) = &fold {
             scale = if scale.len() == 1 { vec![scale[0]; rows.channels] } else { scale };
@@ -235,7 +246,8 @@ impl Frozen {
                     scale = quantized.weight_scale.clone();
                     let factor = |c: usize| fold.as_ref().map_or(1.0, |(_, factor, _)| factor[c]);
                     let channel = |i: usize| i / rows.inner.max(1) % rows.channels;
-                    let folded: Vec<f32> = values.iter().enumerate().map(|(i, w)| w * factor(channel(i))).collect();
+                    let folded: Vec<f32> =
+                        values.iter().enumerate().map(|(i, w)| w * factor(channel(i))).collect();
                     let mut again = vec![0i8; values.len()];
                     let scales = Scales::symmetric(&scale);
                     quantize_i8(known.quantizer, scale_rows(rows, &scale), scales, &folded, &mut again);
@@ -264,16 +276,23 @@ impl Frozen {
             }
         };
         graph.set_input(at.id, at.weight, Some(weight));
-        let bias_name = bias_value.map_or(format!("{}_bias", graph.node(at.id).name), |b| graph.value(b).name.clone());
+        let bias_name =
+            bias_value.map_or(format!("{}_bias", graph.node(at.id).name), |b| graph.value(b).name.clone());
         match bias {
             Some(Ok(bias)) => {
                 let n = [rows.channels];
-                let value =
-                    dequantize(graph, &bias_name, Tensor::new(&n, bias.codes), Tensor::new(&n, bias.scale), 0)?;
+                let value = dequantize(
+                    graph,
+                    &bias_name,
+                    Tensor::new(&n, bias.codes),
+                    Tensor::new(&n, bias.scale),
+                    0,
+                )?;
                 graph.set_input(at.id, at.bias, Some(value));
             }
             Some(Err(bias)) => {
-                let value = graph.add_const(&format!("{bias_name}_folded"), Tensor::new(&[rows.channels], bias));
+                let value =
+                    graph.add_const(&format!("{bias_name}_folded"), Tensor::new(&[rows.channels], bias));
                 graph.set_input(at.id, at.bias, Some(value));
             }
             None => {}
@@ -284,7 +303,10 @@ impl Frozen {
             rename_and_replace(graph, bn.into(), at.id.into())?;
         }
         if !enlarged.is_empty() {
-            how += &format!(", weight scale of {} channels enlarged so that the bias fits int32", enlarged.len());
+            how += &format!(
+                ", weight scale of {} channels enlarged so that the bias fits int32",
+                enlarged.len()
+            );
         }
         report.done("freeze-quant", label, how);
         Ok(())
@@ -303,12 +325,15 @@ impl Frozen {
         let Some(mut x) = graph.node(id).ins[0].map(|x| unprocessed(graph, x)) else { return Ok(()) };
         let name = graph.value(x).name.clone();
         let grid = known.quantizer.grid;
-        let symmetric = grid.low >= i8::MIN.into() && grid.high <= i8::MAX.into() && known.zero_point.iter().all(|&z| z == 0);
+        let symmetric = grid.low >= i8::MIN.into()
+            && grid.high <= i8::MAX.into()
+            && known.zero_point.iter().all(|&z| z == 0);
         if let Some(value) = graph.tensor(x).filter(|_| symmetric).cloned() {
             // A weight whose reader has no weight slot, a gathered table say.
             let values = value.to_f32();
             let mut codes = vec![0i8; values.len()];
-            let rows = known.axis.and_then(|a| Axis::of(value.shape(), a)).unwrap_or(Axis::whole(values.len()));
+            let rows =
+                known.axis.and_then(|a| Axis::of(value.shape(), a)).unwrap_or(Axis::whole(values.len()));
             quantize_i8(known.quantizer, rows, Scales::symmetric(&known.scale), &values, &mut codes);
             let shape: &[usize] = if known.scale.len() == 1 { &[] } else { &[known.scale.len()] };
             let scale = Tensor::new(shape, known.scale);
@@ -397,10 +422,13 @@ fn same_scale(graph: &mut Graph, id: NodeId) -> Result<(), GraphError> {
         return Ok(());
     }
     let Some(x) = node.ins.first().copied().flatten() else { return Ok(()) };
-    if graph.producer::<DequantizeLinear>(x).is_none() || graph.tensor(graph.node(x.node).ins[0].unwrap_or(x)).is_some() {
+    if graph.producer::<DequantizeLinear>(x).is_none()
+        || graph.tensor(graph.node(x.node).ins[0].unwrap_or(x)).is_some()
+    {
         return Ok(());
     }
-    let (Some(scale), Some(zero_point)) = (graph.node(x.node).ins[1], graph.node(x.node).ins.get(2).copied().flatten())
+    let (Some(scale), Some(zero_point)) =
+        (graph.node(x.node).ins[1], graph.node(x.node).ins.get(2).copied().flatten())
     else {
         return Ok(());
     };

@@ -45,7 +45,11 @@ impl Pass for InsertFakeQuant {
             let (data, weight, axis) = match op.quant() {
                 QuantRole::Weighted { data, weight, axis, .. } => (data, weight, axis),
                 QuantRole::Float if op.name() == "Gemm" => {
-                    report.skip(self.name(), label, "it scales its operands (alpha, beta) or transposes its data");
+                    report.skip(
+                        self.name(),
+                        label,
+                        "it scales its operands (alpha, beta) or transposes its data",
+                    );
                     continue;
                 }
                 _ => continue,
@@ -61,7 +65,11 @@ impl Pass for InsertFakeQuant {
                     if self.config.numerics == Numerics::Deploy {
                         output(graph, &mut inserter, id)?;
                     }
-                    report.done(self.name(), label, format!("int{bits} weight \"{channel}\", {}-bit data", self.config.activation_bits));
+                    report.done(
+                        self.name(),
+                        label,
+                        format!("int{bits} weight \"{channel}\", {}-bit data", self.config.activation_bits),
+                    );
                 }
             }
         }
@@ -71,7 +79,13 @@ impl Pass for InsertFakeQuant {
 
 impl InsertFakeQuant {
     /// Data and weight of a node that can be quantized; why not, otherwise.
-    fn fit(&self, graph: &Graph, id: NodeId, data: usize, weight: usize) -> Result<(ValueId, ValueId), String> {
+    fn fit(
+        &self,
+        graph: &Graph,
+        id: NodeId,
+        data: usize,
+        weight: usize,
+    ) -> Result<(ValueId, ValueId), String> {
         let node = graph.node(id);
         let op_type = node.op().map_or("", |op| op.name());
         self.config.selects(op_type, &node.name)?;

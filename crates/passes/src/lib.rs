@@ -2,8 +2,8 @@
 
 mod bias;
 mod config;
-mod equalize;
 mod dynamic_quant;
+mod equalize;
 mod eval_batch_norm;
 mod eval_form;
 mod float_view;
@@ -33,8 +33,8 @@ pub use config::{
     QuantConfigBuilder, WeightQuantizeType,
 };
 pub use dynamic_quant::{DynamicQuantize, DynamicWeights};
-pub use eval_batch_norm::EvalBatchNorm;
 pub use equalize::Equalize;
+pub use eval_batch_norm::EvalBatchNorm;
 pub use eval_form::DropUpdates;
 pub use float_view::FloatWeights;
 pub use fold_batch_norm::FoldBatchNorm;

@@ -1,8 +1,8 @@
 //! The passes that bring a graph from a file into the form from which quantization starts.
 
 use crate::{
-    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseMatMulAdd, MeanToPool, Pipeline, RemoveIdentity,
-    Report, SoftmaxAxis,
+    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseMatMulAdd, MeanToPool, Pipeline,
+    RemoveIdentity, Report, SoftmaxAxis,
 };
 use ir::{Graph, GraphError};
 

@@ -39,7 +39,8 @@ impl Pass for ObserveOutputs {
             }
             for out in 0..graph.node(id).outs.len() {
                 let y = ValueId { node: id, out: out as u16 };
-                let observed = graph.consumers(y).iter().any(|&(n, _)| graph.node(n).is::<Observe>().is_some());
+                let observed =
+                    graph.consumers(y).iter().any(|&(n, _)| graph.node(n).is::<Observe>().is_some());
                 if observed || graph.ty(y).dtype != Some(DType::F32) {
                     continue;
                 }

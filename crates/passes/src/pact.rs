@@ -81,7 +81,9 @@ impl Pass for InsertPreprocess {
             let processed = process(&*self.preprocess, graph, &site)?;
             let threshold = pact_threshold(graph, processed);
             // Its own observer, which is not the only one where a tensor has two quantizers or an output scale.
-            let observer = graph.node(scale.node).ins[0].map(|v| v.node).filter(|&n| graph.node(n).is::<Observe>().is_some());
+            let observer = graph.node(scale.node).ins[0]
+                .map(|v| v.node)
+                .filter(|&n| graph.node(n).is::<Observe>().is_some());
             let observers: Vec<_> = graph
                 .consumers(x)
                 .into_iter()
@@ -113,7 +115,9 @@ fn limit(
     let ins = [graph.node(id).ins[0], Some(limited.into()), Some(ValueId { node: limited, out: 1 })];
     let fq_name = graph.value(id.into()).name.clone();
     let fq = graph.add_node(Arc::new(FakeQuant { clipped: false, ..quant }), &ins, &fq_name, &[&fq_name])?;
-    for (old, new) in [(scale, limited.into()), (ValueId { out: 1, ..scale }, ValueId { node: limited, out: 1 })] {
+    for (old, new) in
+        [(scale, limited.into()), (ValueId { out: 1, ..scale }, ValueId { node: limited, out: 1 })]
+    {
         graph.swap_names(old, new);
     }
     graph.swap_labels(scale.node, limited);

@@ -24,17 +24,21 @@ use crate::pass::operations;
 /// # Errors
 /// When the graph has a cycle.
 pub fn stand_ins(graph: &Graph) -> Result<StandIns, GraphError> {
-    let paddle = |v: ValueId| graph.producer::<FakeQuant>(v).is_some_and(|q| matches!(q.quantizer.rule, Rule::Paddle(_)));
+    let paddle = |v: ValueId| {
+        graph.producer::<FakeQuant>(v).is_some_and(|q| matches!(q.quantizer.rule, Rule::Paddle(_)))
+    };
     let weighted = |id| matches!(graph.node(id).op().map(|op| op.quant()), Some(QuantRole::Weighted { .. }));
     let mut stand_ins = StandIns::new();
     for id in operations(graph)? {
         for &v in graph.node(id).ins.iter().flatten().filter(|v| paddle(**v)) {
             if weighted(id) {
-                let processed = graph.node(v.node).ins[0].filter(|&x| graph.producer::<Processed>(x).is_some());
+                let processed =
+                    graph.node(v.node).ins[0].filter(|&x| graph.producer::<Processed>(x).is_some());
                 stand_ins.extend(processed.map(|x| ((id, v), x)));
             } else {
                 let y = ValueId::from(id);
-                let readers = |q: ValueId| graph.consumers(q).into_iter().any(|(reader, _)| !weighted(reader));
+                let readers =
+                    |q: ValueId| graph.consumers(q).into_iter().any(|(reader, _)| !weighted(reader));
                 let quantized = graph.consumers(y).into_iter().map(|(reader, _)| ValueId::from(reader));
                 stand_ins.extend(quantized.filter(|&q| paddle(q) && readers(q)).map(|q| ((id, y), q)));
             }

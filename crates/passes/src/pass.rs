@@ -106,7 +106,9 @@ impl Pipeline {
             pass.run(graph, &mut report)?;
             graph.sweep();
             if cfg!(debug_assertions) {
-                graph.check().map_err(|e| GraphError { what: format!("after {}: {}", pass.name(), e.what), ..e })?;
+                graph
+                    .check()
+                    .map_err(|e| GraphError { what: format!("after {}: {}", pass.name(), e.what), ..e })?;
             }
             after(&**pass, graph);
         }

@@ -11,9 +11,9 @@
 //! known from data.
 
 use crate::config::QuantConfig;
+use crate::hooks::{Quantize, Site};
 use crate::pass::{Pass, Report, operations};
 use crate::quantizer::WeightQuantizer;
-use crate::hooks::{Quantize, Site};
 use ir::{Graph, GraphError, QuantRole};
 use std::collections::BTreeMap;
 use tensor::DType;

@@ -128,7 +128,8 @@ impl Quantize for ActivationQuantizer {
         let quantizer = quantizer.ok_or_else(|| grid_error(site))?;
         let scale = ActivationScale { statistic, scheme, grid: quantizer.grid };
         let threshold = threshold.filter(|_| config.numerics == Numerics::Deploy);
-        let ins: &[Option<ValueId>] = if threshold.is_some() { &[Some(state), threshold] } else { &[Some(state)] };
+        let ins: &[Option<ValueId>] =
+            if threshold.is_some() { &[Some(state), threshold] } else { &[Some(state)] };
         let (scale, zero_point) = pair(graph, scale, ins, &format!("{name}_scale"))?;
         // PACT stops the gradient itself, at the threshold; a second mask would hide clipped values from it.
         let clipped = config.numerics == Numerics::Deploy && threshold.is_none();
@@ -212,7 +213,12 @@ impl<'a> Inserter<'a> {
     }
 
     /// Quantizes a weight with output channels along `axis`. Readers with the same axis share the quantizer.
-    pub(crate) fn weight(&mut self, graph: &mut Graph, v: ValueId, axis: usize) -> Result<ValueId, GraphError> {
+    pub(crate) fn weight(
+        &mut self,
+        graph: &mut Graph,
+        v: ValueId,
+        axis: usize,
+    ) -> Result<ValueId, GraphError> {
         if let Some(&q) = self.weights.get(&(v, axis)) {
             return self.again(graph, v, q);
         }

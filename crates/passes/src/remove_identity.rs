@@ -14,7 +14,9 @@
 
 use crate::pass::{Pass, Report, operations};
 use ir::{Dim, Graph, GraphError, NodeId, ValueId};
-use ops::{Cast, Concat, Dropout, Expand, Flatten, Identity, Max, Mean, Min, Pad, Reshape, Slice, Sum, Transpose};
+use ops::{
+    Cast, Concat, Dropout, Expand, Flatten, Identity, Max, Mean, Min, Pad, Reshape, Slice, Sum, Transpose,
+};
 use tensor::Tensor;
 
 /// See the module.
@@ -32,7 +34,8 @@ impl Pass for RemoveIdentity {
             let (label, y) = (graph.node(id).label(), ValueId::from(id));
             let Some(x) = graph.node(id).ins.first().copied().flatten() else { continue };
             let read = (1..graph.node(id).outs.len()).map(|out| ValueId { node: id, out: out as u16 });
-            if let Some(v) = read.into_iter().find(|&v| graph.is_output(v) || !graph.consumers(v).is_empty()) {
+            if let Some(v) = read.into_iter().find(|&v| graph.is_output(v) || !graph.consumers(v).is_empty())
+            {
                 report.skip(self.name(), label, format!("its result \"{}\" is read", graph.value(v).name));
                 continue;
             }
@@ -80,7 +83,8 @@ fn no_op(graph: &Graph, id: NodeId) -> Option<&'static str> {
     if node.is::<Cast>().is_some() && x.dtype.is_some() && x.dtype == y.dtype {
         return Some("removed: the type is that of its operand");
     }
-    let moves = node.is::<Reshape>().is_some() || node.is::<Flatten>().is_some() || node.is::<Expand>().is_some();
+    let moves =
+        node.is::<Reshape>().is_some() || node.is::<Flatten>().is_some() || node.is::<Expand>().is_some();
     if moves && same_shape() {
         return Some("removed: the shape is that of its operand");
     }

@@ -76,7 +76,12 @@ impl Tensor {
     /// # Panics
     /// When `values` has not as many elements as `shape`: a mistake of the caller, never of the input.
     pub fn new<T: Element>(shape: &[usize], values: Vec<T>) -> Tensor {
-        assert_eq!(element_count(shape), Some(values.len()), "shape {shape:?} against {} values", values.len());
+        assert_eq!(
+            element_count(shape),
+            Some(values.len()),
+            "shape {shape:?} against {} values",
+            values.len()
+        );
         Tensor { dtype: T::DTYPE, shape: shape.to_vec(), bytes: Bytes::from_owner(Owner(values)) }
     }
 
@@ -99,8 +104,14 @@ impl Tensor {
     /// # Panics
     /// When the shape overflows.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
-        let n = element_count(shape).map(|n| dtype.bytes(n)).unwrap_or_else(|| panic!("shape {shape:?} overflows"));
-        Tensor { dtype, shape: shape.to_vec(), bytes: Bytes::from_owner(Owner(vec![0u64; n.div_ceil(8)])).slice(..n) }
+        let n = element_count(shape)
+            .map(|n| dtype.bytes(n))
+            .unwrap_or_else(|| panic!("shape {shape:?} overflows"));
+        Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            bytes: Bytes::from_owner(Owner(vec![0u64; n.div_ceil(8)])).slice(..n),
+        }
     }
 
     /// Element type.

@@ -22,7 +22,9 @@ pub fn calibrate(
     crate::strip_loss(&mut float);
     for id in float.order()? {
         let node = float.node(id);
-        if (node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some())
+        if (node.is::<FakeQuant>().is_some()
+            || node.is::<Pact>().is_some()
+            || node.is::<Processed>().is_some())
             && let Some(x) = node.ins[0]
         {
             float.replace(id.into(), x)?;

@@ -21,7 +21,9 @@ pub enum Error {
     Diverged { loss: f32, epoch: usize, batch: usize, rate: f32 },
     #[error("the model has no output with class scores [N, classes]; top-1 cannot be computed")]
     NoScores,
-    #[error("the data has no labels; training with a loss and top-1 need them (name them in the data argument)")]
+    #[error(
+        "the data has no labels; training with a loss and top-1 need them (name them in the data argument)"
+    )]
     NoLabels,
     #[error("class scores have shape {shape:?}, expected [{batch}, classes]")]
     ScoreShape { shape: Vec<usize>, batch: usize },

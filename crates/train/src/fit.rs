@@ -1,12 +1,12 @@
 //! The training loop.
 
+use crate::Error;
 use crate::calibrate::write_back;
 use crate::evaluate::evaluate;
 use crate::metrics::Accuracy;
 use crate::optimizer::ParamGroup;
 use crate::run::{batch_size, feed, sample_shapes};
 use crate::step::{StepGraph, training_step};
-use crate::Error;
 use data::{Batches, Dataset, Last, Order};
 use exec::{Machine, Program};
 use ir::Graph;

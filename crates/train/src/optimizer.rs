@@ -73,7 +73,8 @@ impl Update for Optimizer {
                 let velocity = state(graph, "velocity", Tensor::zeros(DType::F32, &shape));
                 let op = Arc::new(ops::Momentum { momentum, nesterov, decay });
                 let ins = [parameter, gradient, velocity, rate].map(Some);
-                let node = graph.add_node(op, &ins, &updated, &[&updated, &format!("{name}_velocity_updated")])?;
+                let node =
+                    graph.add_node(op, &ins, &updated, &[&updated, &format!("{name}_velocity_updated")])?;
                 graph.set_update(velocity, ValueId { node, out: 1 });
                 Ok(node.into())
             }
@@ -84,7 +85,8 @@ impl Update for Optimizer {
                 let op = Arc::new(ops::Adam { beta1, beta2, epsilon, decay });
                 let ins = [parameter, gradient, mean, square, count, rate].map(Some);
                 let names = ["mean", "square", "step"].map(|s| format!("{name}_{s}_updated"));
-                let node = graph.add_node(op, &ins, &updated, &[&updated, &names[0], &names[1], &names[2]])?;
+                let node =
+                    graph.add_node(op, &ins, &updated, &[&updated, &names[0], &names[1], &names[2]])?;
                 for (i, v) in [mean, square, count].into_iter().enumerate() {
                     graph.set_update(v, ValueId { node, out: 1 + i as u16 });
                 }

@@ -37,6 +37,7 @@ pub(crate) fn machine(graph: &Graph, batch: usize, data: &Dataset) -> Result<Mac
 
 /// The batch size that a graph takes: `wanted`, unless its inputs have another one built in.
 pub fn batch_size(graph: &Graph, wanted: usize) -> usize {
-    let built_in = graph.inputs().iter().filter_map(|&i| graph.ty(i.into()).shape.as_ref()?.first()?.fixed()).next();
+    let built_in =
+        graph.inputs().iter().filter_map(|&i| graph.ty(i.into()).shape.as_ref()?.first()?.fixed()).next();
     built_in.unwrap_or(wanted).max(1)
 }

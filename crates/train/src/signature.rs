@@ -25,12 +25,14 @@ pub struct Signature {
 /// The loss node behind a value, and what it compares.
 fn loss_node(graph: &Graph, v: ValueId) -> Option<NodeId> {
     let node = graph.node(v.node);
-    let is = node.is::<SoftmaxCrossEntropyLoss>().is_some() || node.is::<NegativeLogLikelihoodLoss>().is_some();
+    let is =
+        node.is::<SoftmaxCrossEntropyLoss>().is_some() || node.is::<NegativeLogLikelihoodLoss>().is_some();
     is.then_some(v.node)
 }
 
 fn is_scalar_float(ty: &Type) -> bool {
-    ty.dtype == Some(DType::F32) && ty.dims().is_some_and(|d| d.iter().product::<usize>() == 1 && d.len() <= 1)
+    ty.dtype == Some(DType::F32)
+        && ty.dims().is_some_and(|d| d.iter().product::<usize>() == 1 && d.len() <= 1)
 }
 
 fn is_integer(ty: &Type) -> bool {
@@ -52,13 +54,15 @@ impl Signature {
     /// `loss`; labels are the integers that it compares with; scores are what else comes out with two dimensions.
     pub fn of(graph: &Graph) -> Signature {
         let loss = graph.outputs().iter().find(|o| {
-            is_scalar_float(graph.ty(o.value)) && (loss_node(graph, o.value).is_some() || o.name.contains("loss"))
+            is_scalar_float(graph.ty(o.value))
+                && (loss_node(graph, o.value).is_some() || o.name.contains("loss"))
         });
         let by_node = loss
             .and_then(|o| loss_node(graph, o.value))
             .and_then(|n| source_input(graph, graph.node(n).ins.get(1).copied().flatten()?));
         let by_name = || {
-            let named = |n: &str| ["label", "labels", "target", "targets", "y"].contains(&n.to_lowercase().as_str());
+            let named =
+                |n: &str| ["label", "labels", "target", "targets", "y"].contains(&n.to_lowercase().as_str());
             graph
                 .inputs()
                 .iter()
@@ -92,12 +96,15 @@ impl Signature {
 /// When no output holds class scores.
 pub fn add_loss(graph: &mut Graph) -> Result<(), GraphError> {
     let signature = Signature::of(graph);
-    let scores = signature.scores.and_then(|name| graph.outputs().iter().find(|o| o.name == name).map(|o| o.value));
+    let scores =
+        signature.scores.and_then(|name| graph.outputs().iter().find(|o| o.name == name).map(|o| o.value));
     let Some(mut scores) = scores else {
         let what = "no output has the shape [N, classes] that a cross-entropy needs".to_string();
         return Err(GraphError { place: "outputs".into(), what });
     };
-    let softmax = |op: Option<&dyn Op>| op.is_some_and(|op| op.is::<Softmax>().is_some() || op.is::<LogSoftmax>().is_some());
+    let softmax = |op: Option<&dyn Op>| {
+        op.is_some_and(|op| op.is::<Softmax>().is_some() || op.is::<LogSoftmax>().is_some())
+    };
     if softmax(graph.node(scores.node).op()) {
         scores = graph.node(scores.node).ins[0].unwrap_or(scores);
     }

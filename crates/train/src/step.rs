@@ -23,7 +23,11 @@ pub struct StepGraph {
 ///
 /// # Errors
 /// When the shapes do not fit the operators.
-pub fn bind_batch(graph: &mut Graph, batch: usize, samples: &[(String, Vec<usize>)]) -> Result<(), GraphError> {
+pub fn bind_batch(
+    graph: &mut Graph,
+    batch: usize,
+    samples: &[(String, Vec<usize>)],
+) -> Result<(), GraphError> {
     for id in graph.inputs().to_vec() {
         let mut ty = graph.ty(id.into()).clone();
         let sample = samples.iter().find(|(name, _)| *name == graph.node(id).name).map(|(_, s)| s);
@@ -69,13 +73,16 @@ pub fn training_step(
     bind_batch(&mut graph, batch, samples)?;
     let signature = Signature::of(&graph);
     let missing = || GraphError { place: "outputs".into(), what: "the loss is not among the outputs".into() };
-    let loss = graph.outputs().iter().find(|o| Some(&o.name) == signature.loss.as_ref()).ok_or_else(missing)?.value;
+    let loss =
+        graph.outputs().iter().find(|o| Some(&o.name) == signature.loss.as_ref()).ok_or_else(missing)?.value;
 
     let variables: Vec<(ValueId, String, Arc<str>)> = graph
         .nodes()
         .into_iter()
         .filter_map(|id| match &graph.node(id).kind {
-            Kind::Variable(_, Role::Param(group)) => Some((id.into(), graph.node(id).name.clone(), group.clone())),
+            Kind::Variable(_, Role::Param(group)) => {
+                Some((id.into(), graph.node(id).name.clone(), group.clone()))
+            }
             _ => None,
         })
         .collect();
@@ -126,7 +133,8 @@ fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
             statistics.push(*v);
         }
         // The statistics of the batch are results too, so that the gradient need not compute them again.
-        let more = ["running_mean", "running_var", "batch_mean", "batch_inverse_std"].map(|s| format!("{y}_{s}"));
+        let more =
+            ["running_mean", "running_var", "batch_mean", "batch_inverse_std"].map(|s| format!("{y}_{s}"));
         let names: Vec<&str> = std::iter::once(y.as_str()).chain(more.iter().map(String::as_str)).collect();
         let op = Arc::new(BatchNormalization { training: true, ..op });
         let new = graph.add_node(op, &ins, &label, &names)?;

@@ -122,7 +122,11 @@ impl Reader<'_> {
     }
 
     fn expect(&mut self, mark: char) -> Result<(), TextError> {
-        if self.eat(mark) { Ok(()) } else { self.error(format!("expected '{mark}', found {:?}", self.peek())) }
+        if self.eat(mark) {
+            Ok(())
+        } else {
+            self.error(format!("expected '{mark}', found {:?}", self.peek()))
+        }
     }
 
     fn name(&mut self) -> Result<String, TextError> {
@@ -220,7 +224,9 @@ impl Reader<'_> {
             Token::Word(w) => w,
             other => return self.error(format!("expected a type, found {other:?}")),
         };
-        let Some(dtype) = DType::from_name(&name) else { return self.error(format!("\"{name}\" is no type")) };
+        let Some(dtype) = DType::from_name(&name) else {
+            return self.error(format!("\"{name}\" is no type"));
+        };
         let mut shape = None;
         if self.eat('[') {
             let dims = shape.insert(Vec::new());
@@ -278,7 +284,9 @@ impl Reader<'_> {
                 match key.as_str() {
                     "fnv" => seed = u64::from_str_radix(&value, 16).unwrap_or(1),
                     "range" => {
-                        let ends = value.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+                        let ends = value
+                            .split_once("..")
+                            .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
                         let Some(ends) = ends else { return self.error(format!("\"{value}\" is no range")) };
                         (low, high) = ends;
                     }
@@ -294,7 +302,9 @@ impl Reader<'_> {
         } else {
             self.expect('{')?;
             while !self.eat('}') {
-                let (Token::Number(n) | Token::Word(n)) = self.next() else { return self.error("expected a number") };
+                let (Token::Number(n) | Token::Word(n)) = self.next() else {
+                    return self.error("expected a number");
+                };
                 let Ok(x) = n.parse::<f64>() else { return self.error(format!("\"{n}\" is no number")) };
                 values.push(x);
                 self.eat(',');
@@ -467,14 +477,16 @@ mod tests {
         graph.check().unwrap();
         let once = print(&graph);
         let twice = print(&parse(&once, &NoOps).unwrap());
-        let without_digest = |s: &str| s.lines().filter(|l| !l.contains("fnv")).collect::<Vec<_>>().join("\n");
+        let without_digest =
+            |s: &str| s.lines().filter(|l| !l.contains("fnv")).collect::<Vec<_>>().join("\n");
         assert_eq!(without_digest(&once), without_digest(TEXT));
         assert_eq!(without_digest(&once), without_digest(&twice));
     }
 
     #[test]
     fn a_comment_belongs_to_the_line_on_which_it_stands() {
-        let text = "net () => (? z)\n<\n  float[1] r = {0.0}\n  # state\n>\n{\n  q = Bar (r)\n  # output z = q\n}\n";
+        let text =
+            "net () => (? z)\n<\n  float[1] r = {0.0}\n  # state\n>\n{\n  q = Bar (r)\n  # output z = q\n}\n";
         let graph = parse(text, &NoOps).unwrap();
         assert!(graph.constant(graph.find("r").unwrap()).is_some());
         assert_eq!(graph.outputs()[0].name, "z");
@@ -483,7 +495,10 @@ mod tests {
     #[test]
     fn mistakes_name_their_line() {
         let e = |text: &str| parse(text, &NoOps).unwrap_err().to_string();
-        assert_eq!(e("net (float x) => ()\n{\n  y = Foo (z)\n}"), "line 3: \"z\" is not defined before this line");
+        assert_eq!(
+            e("net (float x) => ()\n{\n  y = Foo (z)\n}"),
+            "line 3: \"z\" is not defined before this line"
+        );
         assert!(e("net (floot x) => () {}").contains("\"floot\" is no type"));
         assert!(e("net () => () { y = Foo (").contains("expected a name"));
         assert!(e("").contains("expected a name"));

@@ -111,8 +111,11 @@ fn constant(t: &Tensor) -> String {
     let number = |x: &f64| if t.dtype().is_float() { float(*x) } else { format!("{x}") };
     if values.len() <= SHOWN {
         let integers = matches!(t.dtype(), DType::I64 | DType::U64);
-        let shown: Vec<String> =
-            if integers { t.to_i64().iter().map(i64::to_string).collect() } else { values.iter().map(number).collect() };
+        let shown: Vec<String> = if integers {
+            t.to_i64().iter().map(i64::to_string).collect()
+        } else {
+            values.iter().map(number).collect()
+        };
         return format!("{{{}}}", shown.join(", "));
     }
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
