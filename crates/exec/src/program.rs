@@ -189,6 +189,15 @@ impl Compiler<'_> {
 
     fn op(&mut self, id: NodeId, op: &dyn ir::Op) -> Result<(), Error> {
         let node = self.graph.node(id);
+        if let Some(unknown) = op.is::<ir::Opaque>() {
+            let domain = if unknown.domain.is_empty() { "ai.onnx" } else { &unknown.domain };
+            let what = format!(
+                "the operator {} of the domain {domain} is not known here, so that it can be neither run nor trained; a \
+                 model that is only to be stored smaller needs no data: leave out --train and --eval",
+                unknown.op_type
+            );
+            return Err(Error::Node { node: node.label(), what });
+        }
         let results: Vec<ValueId> =
             (0..node.outs.len()).map(|i| ValueId { node: id, out: i as u16 }).collect();
         let mut ins = node
