@@ -10,7 +10,7 @@ use tensor::Tensor;
 /// from the sign of zero.
 #[derive(Default)]
 pub(crate) struct Tolerance {
-    abs: f64,
+    pub(crate) abs: f64,
     rel: f64,
     rel_to_max: f64,
 }

@@ -157,7 +157,8 @@ fn run_file(folder: &Path, file: &FileEntry) -> Result<FileReport, Error> {
             let verdict = match not_run {
                 Some((_, why)) => Verdict::NotRun((*why).into()),
                 None if op == "e2e" => match e2e::run(value, &arrays, &programs) {
-                    Ok(()) => Verdict::Passed,
+                    Ok(None) => Verdict::Passed,
+                    Ok(Some(why)) => Verdict::Deviates(why),
                     Err(Fault::Malformed(why) | Fault::Refused(why)) => Verdict::Failed(why),
                 },
                 None => match serde_json::from_value(value) {

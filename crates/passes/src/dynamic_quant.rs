@@ -88,12 +88,10 @@ impl Pass for DynamicQuantize {
                 None => *activations.entry(x).or_insert(quantize(graph, x)?),
             };
             emit(graph, id, codes, weight, bias)?;
-            let of = |v: ValueId| graph.constant(v).map_or(0, Tensor::len);
-            let (bits, scales) = (self.config.weight_bits, of(weight.scale));
-            let what = match self.weights {
-                DynamicWeights::Uint8 => format!("uint{bits} weight with {scales} scales"),
-                DynamicWeights::Int8 => format!("int{bits} weight with {scales} scales"),
-            };
+            let (bits, one) = (self.config.weight_bits, graph.ty(weight.scale).rank() == Some(0));
+            let sign = if self.weights == DynamicWeights::Uint8 { "u" } else { "" };
+            let grain = if one { "one scale" } else { "a scale per column" };
+            let what = format!("{sign}int{bits} weight, {grain}");
             report.done(self.name(), label, format!("{what}, activation quantized at run time"));
         }
         Ok(())
