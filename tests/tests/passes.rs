@@ -9,9 +9,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use exec::{Machine, Program};
-use ir::{Graph, Kind, QuantRole};
-use ops::{FakeQuant, Ops, Pact, Processed, QuantizeLinear};
+mod common;
+
+use common::{check_emitted, run, update, without_quantizers};
+use ir::Graph;
+use ops::{Ops, QuantizeLinear};
 use passes::{
     DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
     FoldBias, FoldConstants, FoldPad, Freeze, FuseMatMulAdd, FuseQdq, Hooks, InsertFakeQuant,
@@ -21,7 +23,7 @@ use passes::{
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
-use tensor::{DType, Tensor};
+use tensor::Tensor;
 
 /// What a rewrite leaves as it is.
 #[derive(Clone, Copy, PartialEq)]
@@ -123,7 +125,9 @@ fn rewrite(folder: &str, options: &Options, graph: &mut Graph) -> (Graph, Report
         }
         "convert" => {
             passes::quant_aware(graph, &options.config, &options.hooks()).unwrap();
-            observe(graph);
+            // Each step settles the ranges behind those that are settled.
+            let untrained = graph.clone();
+            update(graph, &untrained, untrained.updates().len());
             let quantized = graph.clone();
             (quantized, passes::convert(graph).unwrap(), Keeps::Codes)
         }
@@ -133,76 +137,6 @@ fn rewrite(folder: &str, options: &Options, graph: &mut Graph) -> (Graph, Report
             assert_eq!(pipeline.to_string(), folder);
             (before, pipeline.run(graph).unwrap(), keeps)
         }
-    }
-}
-
-/// Takes quantizers, and what was put in front of them, out of a graph.
-fn without_quantizers(graph: &Graph) -> Graph {
-    let mut float = graph.clone();
-    for id in float.order().unwrap() {
-        let node = float.node(id);
-        let slot = if node.is::<Processed>().is_some() { 1 } else { 0 };
-        if node.is::<FakeQuant>().is_some() || node.is::<Pact>().is_some() || node.is::<Processed>().is_some()
-        {
-            let x = node.ins[slot].unwrap();
-            float.replace(id.into(), x).unwrap();
-        }
-    }
-    float.clear_updates();
-    float.sweep();
-    float.check().unwrap();
-    float
-}
-
-/// Numbers for an input: the same in every run.
-fn draw(dtype: DType, shape: &[usize]) -> Tensor {
-    let mut seed = 1u64;
-    let mut next = || {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (seed >> 11) as f64 / (1u64 << 53) as f64
-    };
-    let len = shape.iter().product();
-    match dtype {
-        DType::F32 => Tensor::new(shape, (0..len).map(|_| (next() * 4.0 - 2.0) as f32).collect()),
-        DType::I64 => Tensor::new(shape, (0..len).map(|_| (next() * 4.0) as i64).collect()),
-        other => panic!("no input of type {other} is drawn"),
-    }
-}
-
-/// A machine for a graph, fed with drawn inputs. Unnamed and named sizes are 2.
-fn machine(graph: &Graph) -> Machine {
-    let mut graph = graph.clone();
-    graph.bind(|_, _| Some(2)).unwrap();
-    FoldConstants.run(&mut graph, &mut Report::default()).unwrap();
-    graph.sweep();
-    let mut machine = Machine::new(Arc::new(Program::compile(&graph).unwrap()));
-    for &id in graph.inputs() {
-        let (name, ty) = (&graph.node(id).name, graph.ty(id.into()));
-        if machine.has_input(name) {
-            machine.set_input(name, &draw(ty.dtype.unwrap(), &ty.dims().unwrap())).unwrap();
-        }
-    }
-    machine
-}
-
-/// The outputs of a graph, by name.
-fn run(graph: &Graph) -> Vec<(String, Tensor)> {
-    let mut machine = machine(graph);
-    machine.run().unwrap();
-    graph.outputs().iter().map(|o| (o.name.clone(), machine.output(&o.name).unwrap())).collect()
-}
-
-/// Runs a graph until its observers have seen the ranges of what is quantized in front of them.
-fn observe(graph: &mut Graph) {
-    let mut machine = machine(graph);
-    for _ in 0..graph.updates().len() {
-        machine.run().unwrap();
-    }
-    for (name, value) in machine.variables() {
-        let v = graph.find(&name).unwrap();
-        let Kind::Variable(_, role) = &graph.node(v.node).kind else { panic!("{name} is no variable") };
-        let kind = Kind::Variable(value, role.clone());
-        graph.set_leaf(v.node, kind).unwrap();
     }
 }
 
@@ -245,37 +179,6 @@ fn check_results(before: &Graph, after: &Graph, keeps: Keeps) {
         }
         Keeps::Roughly => compare(before, after, 0.03, 0.0),
         Keeps::Nothing => {}
-    }
-}
-
-/// What holds for every emitted pair: constant scale and zero point, one quantizer per tensor, and nothing of ours left.
-fn check_emitted(graph: &Graph) {
-    let is_quantizer = |id| graph.node(id).is::<QuantizeLinear>().is_some();
-    for id in graph.nodes() {
-        let node = graph.node(id);
-        for out in 0..node.outs.len() {
-            let v = ir::ValueId { node: id, out: out as u16 };
-            let quantizers: Vec<_> =
-                graph.consumers(v).into_iter().filter(|&(n, slot)| slot == 0 && is_quantizer(n)).collect();
-            assert!(quantizers.len() <= 1, "\"{}\" has {} quantizers", graph.value(v).name, quantizers.len());
-        }
-        let Some(op) = node.op() else { continue };
-        if ["QuantizeLinear", "DequantizeLinear"].contains(&op.name()) {
-            for v in [node.ins[1].unwrap(), node.ins[2].unwrap()] {
-                assert!(graph.constant(v).is_some(), "{}", node.label());
-            }
-        }
-        if let QuantRole::Weighted { data, weight, bias, .. } = op.quant()
-            && let [Some(x), Some(w)] = [node.ins[data], node.ins[weight]]
-            && let Some(b) = node.ins.get(bias).copied().flatten()
-            && let [Some(x), Some(w), Some(b)] = [x, w, b].map(|v| {
-                let pair = graph.producer::<ops::DequantizeLinear>(v);
-                pair.and_then(|_| graph.constant(graph.node(v.node).ins[1]?)).map(Tensor::to_f32)
-            })
-        {
-            let product: Vec<f32> = (0..b.len()).map(|c| x[0] * w[c % w.len()]).collect();
-            assert_eq!(b, product, "{}: the bias has the scale of the products", node.label());
-        }
     }
 }
 

@@ -10,9 +10,9 @@ use tensor::Tensor;
 /// from the sign of zero.
 #[derive(Default)]
 pub(crate) struct Tolerance {
-    pub(crate) abs: f64,
-    rel: f64,
-    rel_to_max: f64,
+    pub abs: f64,
+    pub rel: f64,
+    pub rel_to_max: f64,
 }
 
 impl Tolerance {

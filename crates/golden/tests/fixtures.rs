@@ -40,8 +40,8 @@ fn every_case_is_met() {
         let report = report.files.iter().find(|f| f.name == file).unwrap();
         let passed = report.cases.iter().filter(|c| c.verdict == Verdict::Passed).count();
         let deviating = report.cases.iter().filter(|c| matches!(c.verdict, Verdict::Deviates(_))).count();
-        // Whole training runs end in logits that one flipped code may move.
-        let deviating = if file == "e2e" { deviating } else { 0 };
+        // Where the logits are codes themselves, a code that sits on a rounding boundary may be another one.
+        let deviating = if file == "e2e" { deviating.min(1) } else { 0 };
         assert_eq!((report.cases.len(), passed + deviating), (cases, cases), "{file}");
     }
 }

@@ -68,10 +68,17 @@ impl Op for QGemm {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let a = affine(cx, 1)?;
-        let ([rows, inner], [_, columns]) = (&cx.typed::<u8>(0)?.shape[..], &cx.outs[0].shape[..]) else {
+        let (&[rows, inner], &[mut depth, mut columns]) =
+            (&cx.typed::<u8>(0)?.shape[..], &cx.input(3)?.shape[..])
+        else {
             return Err("the operands are no matrices".into());
         };
-        let (rows, inner, columns) = (*rows, *inner, *columns);
+        if self.trans_b {
+            std::mem::swap(&mut depth, &mut columns);
+        }
+        if depth != inner {
+            return Err(format!("rows of {inner} codes and columns of {depth} do not multiply"));
+        }
         let weight = weight(cx, 3, 5)?;
         let weight = if self.trans_b { weight } else { transposed(&weight, inner, columns) };
         let bias = bias(cx, 6, columns)?;

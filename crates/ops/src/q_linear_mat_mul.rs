@@ -38,9 +38,12 @@ pub(crate) fn product(
     zero_point: u8,
 ) -> Result<(integer::Conv, usize), String> {
     let (a, b) = (&cx.typed::<u8>(0)?.shape, &cx.input(weight_slot)?.shape);
-    let (&[ref rows @ .., inner], &[_, columns]) = (&a[..], &b[..]) else {
+    let (&[ref rows @ .., inner], &[depth, columns]) = (&a[..], &b[..]) else {
         return Err(format!("the executor multiplies codes with one matrix, not {a:?} with {b:?}"));
     };
+    if depth != inner {
+        return Err(format!("rows of {inner} codes and columns of {depth} do not multiply"));
+    }
     let weight = transposed(&weight(cx, weight_slot, zero_slot)?, inner, columns);
     let rows = rows.iter().product();
     Ok((integer::Conv::product(rows, columns, inner, &weight, zero_point, None)?, columns))

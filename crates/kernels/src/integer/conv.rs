@@ -6,7 +6,7 @@ use super::product::{Columns, MAX_ROWS, Target, multiply};
 use super::{Form, Store};
 use crate::conv::Conv as Geometry;
 use crate::parallel;
-use crate::window::runs;
+use crate::window::{Taps, runs};
 
 /// Words of the packed rows of one block, about: half of a second-level cache.
 const BLOCK_WORDS: usize = 1 << 15;
@@ -25,6 +25,8 @@ pub struct Conv {
     zero_point: u8,
     /// One per output channel; makes up for the zero point of the activations.
     bias: Vec<i32>,
+    /// What each output column meets.
+    columns: Vec<Taps>,
     weights: Weights,
 }
 
@@ -106,7 +108,8 @@ impl Conv {
             };
             Weights::Packed((0..groups).map(group).collect())
         };
-        Conv { geometry, form, zero_point, bias, weights }
+        let columns = (0..window.width.output).map(|column| window.width.taps(column)).collect();
+        Conv { geometry, form, zero_point, bias, columns, weights }
     }
 
     /// The shape.
@@ -120,14 +123,9 @@ impl Conv {
             Weights::Depthwise(_) => 0,
             Weights::Packed(groups) => {
                 let blocks = self.blocks();
-                blocks.parts * self.block_words(blocks, &groups[0])
+                blocks.parts * blocks.rows * groups[0].words()
             }
         }
-    }
-
-    /// Words that a part needs: the packed rows of a block, and one patch of codes.
-    fn block_words(&self, blocks: Blocks, columns: &Columns) -> usize {
-        (blocks.rows + 1) * columns.words()
     }
 
     fn blocks(&self) -> Blocks {
@@ -173,11 +171,11 @@ impl Conv {
         assert_eq!(scale.len(), channels, "scales of {geometry:?}");
         match &self.weights {
             Weights::Depthwise(filters) => {
-                filters.run(x, &Results { bias: &self.bias, scale, zero_point }, y);
+                filters.run(x, &self.columns, &Results { bias: &self.bias, scale, zero_point }, y);
             }
             Weights::Packed(groups) => {
                 let blocks = self.blocks();
-                let words = self.block_words(blocks, &groups[0]).max(1);
+                let words = blocks.rows * groups[0].words();
                 let workspace = &mut workspace[..blocks.parts * words];
                 let part_len = blocks.part_rows * channels;
                 parallel::for_each_chunk2(y, part_len, workspace, words, |part, y, workspace| {
@@ -208,18 +206,15 @@ impl Conv {
         let Geometry { out_channels, groups, .. } = self.geometry;
         let outputs = out_channels / groups;
         let rows = y.len() / out_channels;
-        let (patch, packed) = workspace.split_at_mut(columns.words());
-        let packed = &mut packed[..rows * columns.words()];
+        let packed = &mut workspace[..rows * columns.words()];
         match self.form {
-            Form::Scalar => {
-                self.pack(x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed)
-            }
+            Form::Scalar => self.pack(x, first, group, columns.words(), packed),
             // SAFETY: every other form implies AVX2, and `Columns` are multiplied on CPUs that have the form only.
             #[cfg(target_arch = "x86_64")]
             _ if Form::Avx2.available() => unsafe {
-                pack_avx2(self, x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed);
+                pack_avx2(self, x, first, group, columns.words(), packed);
             },
-            _ => self.pack(x, first, group, columns.words(), bytemuck::cast_slice_mut(patch), packed),
+            _ => self.pack(x, first, group, columns.words(), packed),
         }
         let target = Target {
             y,
@@ -233,41 +228,39 @@ impl Conv {
         multiply(packed, columns, target);
     }
 
-    /// Packs the patches of a group at the output positions from `first` on, one to each row of `words` words.
+    /// Packs the patches of a group at the output positions from `first` on, one to each row of `words` words. What is
+    /// behind the last code of a row meets zeros and does not matter.
     #[inline(always)]
-    fn pack(&self, x: &[u8], first: usize, group: usize, words: usize, patch: &mut [u8], packed: &mut [u32]) {
+    fn pack(&self, x: &[u8], first: usize, group: usize, words: usize, packed: &mut [u32]) {
         let Geometry { in_channels, groups, window, .. } = self.geometry;
         let (h, w) = (&window.height, &window.width);
         let inputs = in_channels / groups;
-        let len = inputs * window.kernel_len();
+        // Neighbouring positions of the kernel meet neighbouring inputs: one run of memory.
+        let joined = groups == 1 && w.dilation == 1;
         let mut packed = packed.chunks_exact_mut(words);
+        if h.is_identity() && w.is_identity() {
+            let pixels = x[first * in_channels..].chunks_exact(in_channels);
+            packed
+                .zip(pixels)
+                .for_each(|(packed, x)| self.form.put(packed, 0, &x[group * inputs..][..inputs]));
+            return;
+        }
         for (image, row, column, length) in runs(first, packed.len(), h.output, w.output) {
             let image = &x[image * window.input_len() * in_channels..];
             let row = h.taps(row);
-            for (column, packed) in (column..column + length).zip(&mut packed) {
-                let column = w.taps(column);
-                // Neighbouring positions of the kernel meet neighbouring inputs: one run of memory.
-                let joined = groups == 1 && w.dilation == 1;
+            for (column, packed) in self.columns[column..][..length].iter().zip(&mut packed) {
                 let (runs, run) = if joined { (1, column.count * inputs) } else { (column.count, inputs) };
-                let at = |i: usize, j: usize| {
-                    let source = row.source_at(i) * w.input + column.source_at(j);
-                    source * in_channels + group * inputs
-                };
-                if row.count * column.count == window.kernel_len() && row.count == 1 && runs == 1 {
-                    self.form.pack_row(&image[at(0, 0)..][..len], packed);
-                    continue;
-                }
-                let patch = &mut patch[..len];
                 if row.count * column.count < window.kernel_len() {
-                    patch.fill(self.zero_point);
+                    self.form.fill(packed, self.zero_point);
                 }
                 for i in 0..row.count {
-                    for j in 0..runs {
-                        let tap = row.kernel_at(i) * w.kernel + column.kernel_at(j);
-                        patch[tap * inputs..][..run].copy_from_slice(&image[at(i, j)..][..run]);
+                    let (source, tap) = (row.source_at(i) * w.input, row.kernel_at(i) * w.kernel);
+                    for j in 0..runs.min(column.count) {
+                        let source = (source + column.source_at(j)) * in_channels + group * inputs;
+                        let tap = tap + column.kernel_at(j);
+                        self.form.put(packed, tap * inputs, &image[source..][..run]);
                     }
                 }
-                self.form.pack_row(patch, packed);
             }
         }
     }
@@ -275,16 +268,8 @@ impl Conv {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn pack_avx2(
-    conv: &Conv,
-    x: &[u8],
-    first: usize,
-    group: usize,
-    words: usize,
-    patch: &mut [u8],
-    packed: &mut [u32],
-) {
-    conv.pack(x, first, group, words, patch, packed);
+fn pack_avx2(conv: &Conv, x: &[u8], first: usize, group: usize, words: usize, packed: &mut [u32]) {
+    conv.pack(x, first, group, words, packed);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::product::store_row;
 use super::{Form, Store};
 use crate::conv::Conv as Geometry;
 use crate::parallel;
-use crate::window::runs;
+use crate::window::{Taps, runs};
 
 /// Most kernel positions.
 const MAX_TAPS: usize = 64;
@@ -56,21 +56,22 @@ impl Filters {
         Filters { form, geometry, words, padding: vec![zero_point; channels] }
     }
 
-    /// Convolves `x`, which has the length of the geometry's input, into `y`.
-    pub fn run<T: Store>(&self, x: &[u8], results: &Results<'_>, y: &mut [T]) {
+    /// Convolves `x`, which has the length of the geometry's input, into `y`. `columns` says what each output column meets.
+    pub fn run<T: Store>(&self, x: &[u8], columns: &[Taps], results: &Results<'_>, y: &mut [T]) {
         let Geometry { in_channels: channels, .. } = self.geometry;
         assert_eq!((x.len(), y.len()), (self.geometry.input_len(), self.geometry.output_len()));
+        assert_eq!(columns.len(), self.geometry.window.width.output);
         assert_eq!((results.bias.len(), results.scale.len()), (channels, channels));
         assert!(self.form.available(), "{:?} on a CPU without it", self.form);
         let rows = (parallel::CHUNK / channels).max(1);
         parallel::for_each_chunk(y, rows * channels, |i, y| match self.form {
             // SAFETY: these functions need no instructions beyond those of the target.
-            Form::Scalar => unsafe { self.positions::<Portable<LANES>, T>(x, results, i * rows, y) },
+            Form::Scalar => unsafe { self.positions::<Portable<LANES>, T>(x, columns, results, i * rows, y) },
             // SAFETY: the CPU has these instructions: every other form implies them.
             #[cfg(target_arch = "x86_64")]
-            _ => unsafe { x86::positions(self, x, results, i * rows, y) },
+            _ => unsafe { x86::positions(self, x, columns, results, i * rows, y) },
             #[cfg(not(target_arch = "x86_64"))]
-            _ => unsafe { self.positions::<Portable<LANES>, T>(x, results, i * rows, y) },
+            _ => unsafe { self.positions::<Portable<LANES>, T>(x, columns, results, i * rows, y) },
         });
     }
 
@@ -82,6 +83,7 @@ impl Filters {
     unsafe fn positions<V: Pairs, T: Store>(
         &self,
         x: &[u8],
+        columns: &[Taps],
         results: &Results<'_>,
         first: usize,
         y: &mut [T],
@@ -94,8 +96,7 @@ impl Filters {
         for (image, row, column, length) in runs(first, rows.len(), h.output, w.output) {
             let image = &x[image * window.input_len() * channels..][..window.input_len() * channels];
             let row = h.taps(row);
-            for (column, y) in (column..column + length).zip(&mut rows) {
-                let column = w.taps(column);
+            for (column, y) in columns[column..][..length].iter().zip(&mut rows) {
                 if row.count * column.count < window.kernel_len() {
                     taps[..2 * pairs].fill(self.padding.as_ptr());
                 }
@@ -210,19 +211,20 @@ impl<const N: usize> Pairs for Portable<N> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Filters, LANES, Pairs, Results, Store};
+    use super::{Filters, LANES, Pairs, Results, Store, Taps};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]
     pub fn positions<T: Store>(
         filters: &Filters,
         x: &[u8],
+        columns: &[Taps],
         results: &Results<'_>,
         first: usize,
         y: &mut [T],
     ) {
         // SAFETY: this function has the features.
-        unsafe { filters.positions::<Avx2, T>(x, results, first, y) }
+        unsafe { filters.positions::<Avx2, T>(x, columns, results, first, y) }
     }
 
     /// 16 channels.

@@ -40,20 +40,25 @@ impl Form {
         len.div_ceil(self.codes())
     }
 
-    /// Writes `codes` into words, and zeros behind them.
+    /// Writes `codes` into a row of words, from code `at` on.
     #[inline(always)]
-    pub(super) fn pack_row(self, codes: &[u8], words: &mut [u32]) {
+    pub(super) fn put(self, row: &mut [u32], at: usize, codes: &[u8]) {
         if self.codes() == 2 {
-            let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
-            let (head, tail) = halves.split_at_mut(codes.len());
-            head.iter_mut().zip(codes).for_each(|(half, &code)| *half = code.into());
-            tail.fill(0);
+            let halves: &mut [u16] = bytemuck::cast_slice_mut(row);
+            halves[at..][..codes.len()].iter_mut().zip(codes).for_each(|(half, &code)| *half = code.into());
         } else {
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
-            let (head, tail) = bytes.split_at_mut(codes.len());
-            head.copy_from_slice(codes);
-            tail.fill(0);
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(row);
+            bytes[at..][..codes.len()].copy_from_slice(codes);
         }
+    }
+
+    /// Fills a row of words with one code.
+    #[inline(always)]
+    pub(super) fn fill(self, row: &mut [u32], code: u8) {
+        row.fill(match self.codes() {
+            2 => bytemuck::cast([u16::from(code); 2]),
+            _ => bytemuck::cast([code; 4]),
+        });
     }
 }
 
@@ -445,7 +450,8 @@ mod tests {
         let words = packed.words();
         let mut rows = vec![u32::MAX; count * words];
         for (row, x) in rows.chunks_exact_mut(words).zip(x.chunks_exact(len)) {
-            form.pack_row(x, row);
+            // What follows the last code does not matter: it meets zeros.
+            form.put(row, 0, x);
         }
         let stride = columns + 3;
         let mut y = vec![-7; count * stride];
