@@ -7,6 +7,7 @@ mod activation_scale;
 mod adam;
 mod add;
 mod and;
+mod arg;
 mod arg_max;
 mod arg_min;
 mod average_pool;

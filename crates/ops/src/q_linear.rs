@@ -148,3 +148,57 @@ pub(crate) fn lower_table(cx: &Lower, f: impl Fn(f32) -> f32) -> Result<Step, St
         Ok(())
     }))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing {
+    use crate::testing::{Draw, run};
+    use crate::{DequantizeLinear, QuantizeLinear};
+    use ir::Op;
+    use tensor::Tensor;
+
+    /// Scale and zero point of `a`, `b` and `y`, then codes of `a`, `b` and `y`.
+    pub type Recorded = (f32, u8, f32, u8, f32, u8, u8, u8, u8);
+
+    /// An operator on codes gives what the float operator gives between pairs, up to one code.
+    pub fn check_against_float(quantized: &dyn Op, float: &dyn Op) {
+        let mut draw = Draw::new(51);
+        for (a, b) in [
+            (vec![2, 3, 4, 5], vec![2, 3, 4, 5]),
+            (vec![2, 3, 4, 5], vec![2, 3, 1, 1]),
+            (vec![2, 3, 4, 5], vec![1, 3, 4, 1]),
+            (vec![6], vec![2, 6]),
+            (vec![], vec![3, 2]),
+        ] {
+            let mut codes = |shape: &[usize]| {
+                Tensor::new(shape, (0..shape.iter().product()).map(|_| draw.int(0, 256) as u8).collect())
+            };
+            let (a, b) = (codes(&a), codes(&b));
+            let mut affine =
+                || (Tensor::scalar(draw.float(0.01, 0.05)), Tensor::scalar(draw.pick(&[0u8, 128, 37])));
+            let ((a_scale, a_zero), (b_scale, b_zero), (y_scale, y_zero)) = (affine(), affine(), affine());
+            let ins = [&a, &a_scale, &a_zero, &b, &b_scale, &b_zero, &y_scale, &y_zero].map(Some);
+            let got = run(quantized, &ins, 1).unwrap().remove(0);
+
+            let eval = |op: &dyn Op, ins: &[&Tensor]| {
+                let ins: Vec<_> = ins.iter().copied().map(Some).collect();
+                ir::eval(op, &ins, 1).unwrap().remove(0)
+            };
+            let value = |q, s, z| eval(&DequantizeLinear::default(), &[q, s, z]);
+            let y = eval(float, &[&value(&a, &a_scale, &a_zero), &value(&b, &b_scale, &b_zero)]);
+            let want = eval(&QuantizeLinear::default(), &[&y, &y_scale, &y_zero]);
+            assert_eq!(got.shape(), want.shape());
+            assert!(got.to_i64().iter().zip(&want.to_i64()).all(|(a, b)| a.abs_diff(*b) <= 1));
+        }
+    }
+
+    /// An operator on codes gives the recorded codes.
+    pub fn check_recorded(op: &dyn Op, recorded: &[Recorded]) {
+        for &(a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, a, b, y) in recorded {
+            let [a, a_zero, b, b_zero, y_zero] = [a, a_zero, b, b_zero, y_zero].map(Tensor::scalar);
+            let [a_scale, b_scale, y_scale] = [a_scale, b_scale, y_scale].map(Tensor::scalar);
+            let ins = [&a, &a_scale, &a_zero, &b, &b_scale, &b_zero, &y_scale, &y_zero].map(Some);
+            assert_eq!(run(op, &ins, 1).unwrap()[0], Tensor::scalar(y));
+        }
+    }
+}

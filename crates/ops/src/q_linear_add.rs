@@ -43,50 +43,19 @@ impl Op for QLinearAdd {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{Draw, run};
-    use crate::{DequantizeLinear, QuantizeLinear};
-    use tensor::Tensor;
+    use crate::q_linear::testing::{Recorded, check_against_float, check_recorded};
 
     #[test]
     fn agrees_with_the_float_operator_between_pairs() {
-        let mut draw = Draw::new(51);
-        for (a, b) in [
-            (vec![2, 3, 4, 5], vec![2, 3, 4, 5]),
-            (vec![2, 3, 4, 5], vec![2, 3, 1, 1]),
-            (vec![2, 3, 4, 5], vec![1, 3, 4, 1]),
-            (vec![6], vec![2, 6]),
-            (vec![], vec![3, 2]),
-        ] {
-            let mut codes = |shape: &[usize]| {
-                Tensor::new(shape, (0..shape.iter().product()).map(|_| draw.int(0, 256) as u8).collect())
-            };
-            let (a, b) = (codes(&a), codes(&b));
-            let mut affine =
-                || (Tensor::scalar(draw.float(0.01, 0.05)), Tensor::scalar(draw.pick(&[0u8, 128, 37])));
-            let ((a_scale, a_zero), (b_scale, b_zero), (y_scale, y_zero)) = (affine(), affine(), affine());
-            let ins = [&a, &a_scale, &a_zero, &b, &b_scale, &b_zero, &y_scale, &y_zero].map(Some);
-            let got = run(&QLinearAdd, &ins, 1).unwrap().remove(0);
-
-            let eval = |op: &dyn Op, ins: &[&Tensor]| {
-                let ins: Vec<_> = ins.iter().copied().map(Some).collect();
-                ir::eval(op, &ins, 1).unwrap().remove(0)
-            };
-            let value = |q, s, z| eval(&DequantizeLinear::default(), &[q, s, z]);
-            let y = eval(&crate::Add, &[&value(&a, &a_scale, &a_zero), &value(&b, &b_scale, &b_zero)]);
-            let want = eval(&QuantizeLinear::default(), &[&y, &y_scale, &y_zero]);
-            assert_eq!(got.shape(), want.shape());
-            assert!(got.to_i64().iter().zip(&want.to_i64()).all(|(a, b)| a.abs_diff(*b) <= 1));
-        }
+        check_against_float(&QLinearAdd, &crate::Add);
     }
 
-    /// Scale and zero point of `a`, `b` and `y`, then `a`, `b` and `y`, recorded from ONNX Runtime 1.31.1 on x86-64 with
-    /// AVX2: sums that lie so near to the middle of two codes that another order of the operations gives the other.
+    /// Recorded from ONNX Runtime 1.31.1 on x86-64 with AVX2: sums that lie so near to the middle of two codes that another
+    /// order of the operations gives the other.
     #[rustfmt::skip]
-    #[allow(clippy::type_complexity)]
-    const RECORDED: [(f32, u8, f32, u8, f32, u8, u8, u8, u8); 8] = [
+    const RECORDED: [Recorded; 8] = [
         (0.25, 128, 0.14117648, 0, 0.057142857, 0, 76, 153, 151),
         (0.23000059, 128, 1.96, 175, 0.40392157, 166, 130, 159, 89),
         (0.125, 86, 2.1764705, 0, 1.4627451, 0, 210, 8, 22),
@@ -99,11 +68,6 @@ mod tests {
 
     #[test]
     fn follows_the_arithmetic_of_the_runtime() {
-        for (a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, a, b, y) in RECORDED {
-            let [a, a_zero, b, b_zero, y_zero] = [a, a_zero, b, b_zero, y_zero].map(Tensor::scalar);
-            let [a_scale, b_scale, y_scale] = [a_scale, b_scale, y_scale].map(Tensor::scalar);
-            let ins = [&a, &a_scale, &a_zero, &b, &b_scale, &b_zero, &y_scale, &y_zero].map(Some);
-            assert_eq!(run(&QLinearAdd, &ins, 1).unwrap()[0], Tensor::scalar(y));
-        }
+        check_recorded(&QLinearAdd, &RECORDED);
     }
 }
