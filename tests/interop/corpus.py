@@ -10,7 +10,7 @@ for each that has a NAME.fwd_ref.npz with one float input beside it (arrays in/I
 - `integer`: as coverage.py, Conv and Gemm of the float model, of ONNX Runtime, of OpenVINO;
 - `agree`: as compare.py, share of the class scores that are at most one step from ONNX Runtime's, and of the samples with
   the same top-1; only for models whose single output is [N,C].
-Needs the release binary: cargo build --release --package xtask --package onnx-qat --examples
+Needs the release binary: cargo build --release --package xtask --package onnx-qat --bins --examples
 Exit code 1 when anything differs or is left in float.
 """
 

@@ -366,7 +366,7 @@ impl Frozen {
 }
 
 /// Adds a `QuantizeLinear` and `DequantizeLinear` pair.
-fn pair(
+pub(crate) fn pair(
     graph: &mut Graph,
     name: &str,
     x: ValueId,

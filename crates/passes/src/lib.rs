@@ -12,10 +12,12 @@ mod fold_bias;
 mod fold_constants;
 mod fold_pad;
 mod freeze;
+mod fuse_hard_swish;
 mod fuse_matmul_add;
 mod fuse_qdq;
 mod hooks;
 mod insert_fake_quant;
+mod lower_activations;
 mod mean_to_pool;
 mod normalize;
 mod observe_outputs;
@@ -42,10 +44,12 @@ pub use fold_bias::FoldBias;
 pub use fold_constants::FoldConstants;
 pub use fold_pad::FoldPad;
 pub use freeze::Freeze;
+pub use fuse_hard_swish::FuseHardSwish;
 pub use fuse_matmul_add::FuseMatMulAdd;
 pub use fuse_qdq::FuseQdq;
 pub use hooks::{Hooks, Preprocess, Quantize, Site};
 pub use insert_fake_quant::InsertFakeQuant;
+pub use lower_activations::LowerActivations;
 pub use mean_to_pool::MeanToPool;
 pub use normalize::{Normalize, normalize};
 pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
@@ -83,7 +87,7 @@ pub fn quant_aware(graph: &mut Graph, config: &QuantConfig, hooks: &Hooks) -> Re
 /// # Errors
 /// When the graph is not one that [`quant_aware`] made: names the node.
 pub fn convert(graph: &mut Graph) -> Result<Report, GraphError> {
-    Pipeline::new().then(DropUpdates).then(Freeze).run(graph)
+    Pipeline::new().then(DropUpdates).then(Freeze).then(LowerActivations).run(graph)
 }
 
 /// Quantizes without data: matrix products dynamically, with the range of their data found at every run; of convolutions

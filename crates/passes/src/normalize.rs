@@ -1,8 +1,8 @@
 //! The passes that bring a graph from a file into the form from which quantization starts.
 
 use crate::{
-    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseMatMulAdd, MeanToPool, Pipeline,
-    RemoveIdentity, Report, SoftmaxAxis,
+    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd, MeanToPool,
+    Pipeline, RemoveIdentity, Report, SoftmaxAxis,
 };
 use ir::{Graph, GraphError};
 
@@ -20,7 +20,7 @@ impl Normalize {
     ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
     ///    their own: training moves them apart.
     /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
-    /// 3. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-matmul-add`: one operator in the place of
+    /// 3. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
     ///    others, and old forms in new ones.
     /// 4. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
     ///    convolution.
@@ -33,6 +33,7 @@ impl Normalize {
             .then(SoftmaxAxis)
             .then(MeanToPool)
             .then(FoldPad)
+            .then(FuseHardSwish)
             .then(FuseMatMulAdd)
             .then(FoldBias);
         if self.fold_batch_norm { pipeline.then(FoldBatchNorm).then(FoldBias) } else { pipeline }
