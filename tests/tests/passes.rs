@@ -16,9 +16,9 @@ use ir::Graph;
 use ops::{Ops, QuantizeLinear};
 use passes::{
     DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
-    FoldBias, FoldConstants, FoldPad, Freeze, FuseHardSwish, FuseMatMulAdd, FuseQdq, Hooks, InsertFakeQuant,
-    InsertPreprocess, LowerActivations, MeanToPool, Normalize, ObserveOutputs, Pass, Pipeline, QuantConfig,
-    QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
+    FoldBias, FoldConstants, FoldPad, Freeze, FuseEpilogue, FuseHardSwish, FuseMatMulAdd, FuseQdq, Hooks,
+    InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize, ObserveOutputs, Pass,
+    Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -86,6 +86,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "float-weights" => results(of().then(FloatWeights)),
         "softmax-axis" => results(of().then(SoftmaxAxis)),
         "equalize" => results(of().then(Equalize)),
+        "fuse-epilogue" => results(of().then(FuseEpilogue)),
         "fuse-hard-swish" => results(of().then(FuseHardSwish)),
         "lower-activations" => one(of().then(LowerActivations), Keeps::Roughly),
         "fuse-qdq" => one(of().then(FuseQdq), Keeps::Codes),

@@ -50,13 +50,13 @@ impl Shape {
     }
 
     /// Outer size of a piece of work. At least 32 rows keep the partial sums small against the data.
-    fn piece(self) -> usize {
+    pub(crate) fn piece(self) -> usize {
         let row = (self.channels * self.spatial).max(1);
         (CHUNK / row).max(if self.spatial == 1 { 32 } else { 1 })
     }
 
     /// Elements of a piece of work.
-    fn piece_len(self) -> usize {
+    pub(crate) fn piece_len(self) -> usize {
         (self.piece() * self.channels * self.spatial).max(1)
     }
 }

@@ -11,7 +11,7 @@ pub use binary::{Binary, Compare, DivisionByZero, Integer, Logic, Operand, not, 
 pub use unary::{Saved, Unary};
 
 pub(crate) use binary::{max, min};
-pub(crate) use unary::sign;
+pub(crate) use unary::{hard_sigmoid_grad, hard_swish_grad, sign};
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -2,6 +2,7 @@
 
 use crate::abs_max::window_step;
 use crate::{MovingAverageAbsMax, MovingAverageMinMax, NonFinite, Observer, Range, finite_extremes};
+use kernels::quant::Extremes;
 
 /// A range statistic, chosen at run time. Its state is a slice of `f32`: first the smallest value ever seen, which
 /// tells whether anything is negative, then what the statistic itself needs.
@@ -63,7 +64,17 @@ impl Statistic {
     /// # Panics
     /// When the state has not the length of [`Statistic::initial`].
     pub fn update(self, x: &[f32], state: &mut [f32]) -> Result<(), NonFinite> {
-        let Some(e) = finite_extremes(x)? else { return Ok(()) };
+        if let Some(extremes) = finite_extremes(x)? {
+            self.take(extremes, state);
+        }
+        Ok(())
+    }
+
+    /// Takes one batch into account of which the extremes are known, all of them finite.
+    ///
+    /// # Panics
+    /// When the state has not the length of [`Statistic::initial`].
+    pub fn take(self, e: Extremes, state: &mut [f32]) {
         state[0] = state[0].min(e.min);
         match self {
             Statistic::MinMax => {
@@ -89,7 +100,6 @@ impl Statistic {
                 head[1] = window_step(window, head[2] as u64, head[1], e.abs_max());
             }
         }
-        Ok(())
     }
 
     /// The range that a state stands for. Magnitudes give `-a..a`, or `0..a` where nothing negative was ever seen. `None`

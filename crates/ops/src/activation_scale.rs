@@ -34,20 +34,25 @@ const SCHEMES: [(&str, Scheme); 3] =
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let name = cx.attrs.str("scheme", "asymmetric")?;
-    let scheme = SCHEMES.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
-    let scheme = scheme.ok_or_else(|| format!("attribute scheme is \"{name}\", which names no scheme"))?;
-    let code = |name, default| -> Result<i32, String> {
-        i32::try_from(cx.attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
-    };
-    let grid = Grid { low: code("low", 0)?, high: code("high", 255)? };
-    if grid.low >= grid.high {
-        return Err(format!("codes {}..{} are empty", grid.low, grid.high));
-    }
-    Ok(ActivationScale { statistic: statistic(cx.attrs)?, scheme, grid }.into())
+    Ok(ActivationScale::from_attrs(cx.attrs)?.into())
 }
 
 impl ActivationScale {
+    pub(crate) fn from_attrs(attrs: &Attrs) -> Result<ActivationScale, String> {
+        let name = attrs.str("scheme", "asymmetric")?;
+        let scheme = SCHEMES.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
+        let scheme =
+            scheme.ok_or_else(|| format!("attribute scheme is \"{name}\", which names no scheme"))?;
+        let code = |name, default| -> Result<i32, String> {
+            i32::try_from(attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
+        };
+        let grid = Grid { low: code("low", 0)?, high: code("high", 255)? };
+        if grid.low >= grid.high {
+            return Err(format!("codes {}..{} are empty", grid.low, grid.high));
+        }
+        Ok(ActivationScale { statistic: statistic(attrs)?, scheme, grid })
+    }
+
     /// Scale and zero point for a state, and the threshold of PACT.
     pub fn of(&self, state: &[f32], threshold: Option<f32>) -> (f32, i32) {
         if self.scheme == Scheme::Paddle {

@@ -51,7 +51,7 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
 }
 
 /// The channel dimension of an activation.
-fn channels(x: &Type) -> Result<Dim, String> {
+pub(crate) fn channels(x: &Type) -> Result<Dim, String> {
     match &x.shape {
         None => Ok(Dim::Unknown),
         Some(shape) => shape.get(1).cloned().ok_or_else(|| format!("{x} has no channel axis")),
@@ -59,7 +59,7 @@ fn channels(x: &Type) -> Result<Dim, String> {
 }
 
 /// Checks that operand `i` has one element per channel.
-fn check_parameter(cx: &Infer, i: usize, channels: &Dim) -> Result<(), String> {
+pub(crate) fn check_parameter(cx: &Infer, i: usize, channels: &Dim) -> Result<(), String> {
     let ty = cx.float(i)?;
     match ty.shape.as_deref() {
         None => Ok(()),
@@ -71,7 +71,7 @@ fn check_parameter(cx: &Infer, i: usize, channels: &Dim) -> Result<(), String> {
 }
 
 /// The activation as the kernels see it, in either layout.
-fn shape(x: &Operand) -> Result<Shape, String> {
+pub(crate) fn shape(x: &Operand) -> Result<Shape, String> {
     let [batch, channels, ref spatial @ ..] = x.shape[..] else {
         return Err(format!("an operand of shape {:?} has no channel axis", x.shape));
     };

@@ -29,6 +29,7 @@ mod div;
 mod dropout;
 mod dynamic_quantize_linear;
 mod elu;
+mod epilogue;
 mod equal;
 mod erf;
 mod exp;
@@ -157,6 +158,7 @@ pub use div::Div;
 pub use dropout::Dropout;
 pub use dynamic_quantize_linear::DynamicQuantizeLinear;
 pub use elu::Elu;
+pub use epilogue::{Epilogue, EpilogueGrad, EpilogueQuant, Norm};
 pub use equal::Equal;
 pub use erf::Erf;
 pub use exp::Exp;
@@ -376,6 +378,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "ClipGrad", clip::parse_grad),
     ("qat", "ConvInputGrad", conv::parse_input_grad),
     ("qat", "ConvWeightGrad", conv::parse_weight_grad),
+    ("qat", "Epilogue", epilogue::parse),
+    ("qat", "EpilogueGrad", epilogue::parse_grad),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
     ("qat", "GatherGrad", gather::parse_grad),

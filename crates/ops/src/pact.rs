@@ -14,7 +14,7 @@ pub struct Pact {
 const FORMS: [(&str, Form); 4] =
     [("symmetric", Form::Symmetric), ("relu", Form::Relu), ("demo", Form::Demo), ("slim", Form::Slim)];
 
-fn form(attrs: &Attrs) -> Result<Form, String> {
+pub(crate) fn form(attrs: &Attrs) -> Result<Form, String> {
     let name = attrs.str("form", "symmetric")?;
     let known = FORMS.iter().find(|(n, _)| *n == name);
     known
@@ -32,7 +32,7 @@ pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
     Ok(PactGrad { form: form(cx.attrs)? }.into())
 }
 
-fn attrs(form: Form) -> Attrs {
+pub(crate) fn attrs(form: Form) -> Attrs {
     let name = FORMS.iter().find(|(_, f)| *f == form).map_or("symmetric", |(n, _)| n);
     Attrs::new().with_str("form", name, "symmetric")
 }

@@ -118,9 +118,10 @@ pub struct UnaryGrad {
 }
 
 /// Functions by the names of their operators.
-const NAMES: [(&str, Unary); 25] = [
+const NAMES: [(&str, Unary); 27] = [
     ("Abs", Unary::Abs),
     ("Ceil", Unary::Ceil),
+    ("Clip", Unary::Clip { lo: f32::NEG_INFINITY, hi: f32::INFINITY }),
     ("Cos", Unary::Cos),
     ("Elu", Unary::Elu { alpha: 1.0 }),
     ("Erf", Unary::Erf),
@@ -130,6 +131,7 @@ const NAMES: [(&str, Unary); 25] = [
     ("GeluTanh", Unary::GeluTanh),
     ("HardSigmoid", Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }),
     ("HardSwish", Unary::HardSwish),
+    ("Identity", Unary::Identity),
     ("LeakyRelu", Unary::LeakyRelu { alpha: 0.01 }),
     ("Log", Unary::Log),
     ("Neg", Unary::Neg),
@@ -151,19 +153,40 @@ fn name(op: Unary) -> &'static str {
     NAMES.iter().find(|(_, other)| same(*other)).map_or("Identity", |(name, _)| name)
 }
 
+/// The function that attribute `key` names, with its parameters; `Identity` where there is none.
+pub(crate) fn function(attrs: &Attrs, key: &str) -> Result<Unary, String> {
+    let name = attrs.str(key, "Identity")?;
+    let known = NAMES.iter().find(|(n, _)| *n == name);
+    Ok(match known.ok_or_else(|| format!("attribute {key} names no function: \"{name}\""))?.1 {
+        Unary::Elu { alpha } => Unary::Elu { alpha: attrs.float("alpha", alpha)? },
+        Unary::LeakyRelu { alpha } => Unary::LeakyRelu { alpha: attrs.float("alpha", alpha)? },
+        Unary::HardSigmoid { alpha, beta } => {
+            Unary::HardSigmoid { alpha: attrs.float("alpha", alpha)?, beta: attrs.float("beta", beta)? }
+        }
+        Unary::Clip { lo, hi } => Unary::Clip { lo: attrs.float("lo", lo)?, hi: attrs.float("hi", hi)? },
+        plain => plain,
+    })
+}
+
+/// What [`function`] reads.
+pub(crate) fn attrs(function: Unary, key: &str) -> Attrs {
+    let attrs = Attrs::new().with_str(key, name(function), "Identity");
+    match function {
+        Unary::Elu { alpha } => attrs.with_float("alpha", alpha, 1.0),
+        Unary::LeakyRelu { alpha } => attrs.with_float("alpha", alpha, 0.01),
+        Unary::HardSigmoid { alpha, beta } => {
+            attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5)
+        }
+        Unary::Clip { lo, hi } => {
+            attrs.with_float("lo", lo, f32::NEG_INFINITY).with_float("hi", hi, f32::INFINITY)
+        }
+        _ => attrs,
+    }
+}
+
 /// Reads the gradient.
 pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
-    let name = cx.attrs.str("of", "")?;
-    let known = NAMES.iter().find(|(n, _)| *n == name);
-    let of = match known.ok_or_else(|| format!("attribute of names no function: \"{name}\""))?.1 {
-        Unary::Elu { alpha } => Unary::Elu { alpha: cx.attrs.float("alpha", alpha)? },
-        Unary::LeakyRelu { alpha } => Unary::LeakyRelu { alpha: cx.attrs.float("alpha", alpha)? },
-        Unary::HardSigmoid { alpha, beta } => {
-            Unary::HardSigmoid { alpha: cx.attrs.float("alpha", alpha)?, beta: cx.attrs.float("beta", beta)? }
-        }
-        plain => plain,
-    };
-    Ok(UnaryGrad { of }.into())
+    Ok(UnaryGrad { of: function(cx.attrs, "of")? }.into())
 }
 
 impl Op for UnaryGrad {
@@ -176,15 +199,7 @@ impl Op for UnaryGrad {
     }
 
     fn attrs(&self) -> Attrs {
-        let attrs = Attrs::new().with_str("of", name(self.of), "");
-        match self.of {
-            Unary::Elu { alpha } => attrs.with_float("alpha", alpha, 1.0),
-            Unary::LeakyRelu { alpha } => attrs.with_float("alpha", alpha, 0.01),
-            Unary::HardSigmoid { alpha, beta } => {
-                attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5)
-            }
-            _ => attrs,
-        }
+        attrs(self.of, "of")
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

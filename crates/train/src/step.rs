@@ -4,7 +4,7 @@ use crate::optimizer::{Gradient, ParamGroup, WEIGHTS};
 use crate::signature::{Signature, add_loss};
 use ir::{Dim, Graph, GraphError, Kind, Op, QuantRole, Role, Type, ValueId};
 use ops::{Add, BatchNormalization, Clip, FakeQuant, Pact, Processed};
-use passes::{FoldConstants, Pass, Report};
+use passes::{FoldConstants, FuseEpilogue, Pass, Report};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
 
@@ -71,6 +71,8 @@ pub fn training_step(
     train_batch_norm(&mut graph)?;
     let parameters = promote_parameters(&mut graph)?;
     bind_batch(&mut graph, batch, samples)?;
+    FuseEpilogue.run(&mut graph, &mut Report::default())?;
+    graph.sweep();
     let signature = Signature::of(&graph);
     let missing = || GraphError { place: "outputs".into(), what: "the loss is not among the outputs".into() };
     let loss =

@@ -257,13 +257,13 @@ dispatch! {
 }
 
 #[inline(always)]
-fn hard_sigmoid_grad(alpha: f32, beta: f32, x: f32, dy: f32) -> f32 {
+pub(crate) fn hard_sigmoid_grad(alpha: f32, beta: f32, x: f32, dy: f32) -> f32 {
     let y = alpha * x + beta;
     if y > 0.0 && y < 1.0 { alpha * dy } else { 0.0 }
 }
 
 #[inline(always)]
-fn hard_swish_grad(x: f32, dy: f32) -> f32 {
+pub(crate) fn hard_swish_grad(x: f32, dy: f32) -> f32 {
     let middle = if x > -3.0 { dy * (x * (1.0 / 3.0) + 0.5) } else { 0.0 };
     if x >= 3.0 { dy } else { middle }
 }

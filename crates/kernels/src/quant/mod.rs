@@ -16,12 +16,14 @@
 //! why both exist: what will run on ONNX Runtime has to be trained with the division.
 
 mod arithmetic;
+mod epilogue;
 mod pact;
 mod range;
 mod sweep;
 mod weights;
 
 pub use arithmetic::{Grid, Quantizer, Round, Rule};
+pub use epilogue::{Epilogue, Settings, Source};
 pub use pact::{Pact, pact, pact_grad};
 pub use range::{Extremes, abs_max, abs_max_channels, abs_max_paddle, extremes, extremes_channels};
 pub use sweep::{
