@@ -19,6 +19,7 @@ use passes::{
     FoldBias, FoldConstants, FoldPad, Freeze, FuseEpilogue, FuseHardSwish, FuseMatMulAdd, FuseQdq, Hooks,
     InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize, ObserveOutputs, Pass,
     Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
+    TrainOnCodes,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -87,6 +88,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "softmax-axis" => results(of().then(SoftmaxAxis)),
         "equalize" => results(of().then(Equalize)),
         "fuse-epilogue" => results(of().then(FuseEpilogue)),
+        "train-on-codes" => results(of().then(TrainOnCodes)),
         "fuse-hard-swish" => results(of().then(FuseHardSwish)),
         "lower-activations" => one(of().then(LowerActivations), Keeps::Roughly),
         "fuse-qdq" => one(of().then(FuseQdq), Keeps::Codes),

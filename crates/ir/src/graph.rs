@@ -524,6 +524,31 @@ impl Graph {
         Ok(())
     }
 
+    /// Gives an operation another operator and operands; it keeps its place in the order, its names and its number of results.
+    ///
+    /// # Errors
+    /// When the node is no operation, or the operands do not fit; nothing is changed then.
+    pub fn set_op(
+        &mut self,
+        node: NodeId,
+        op: Arc<dyn Op>,
+        ins: &[Option<ValueId>],
+    ) -> Result<(), GraphError> {
+        let error = |what| GraphError { place: self.node(node).label(), what };
+        if self.node(node).op().is_none() {
+            return Err(error(format!("is no operation that could become {}", op.name())));
+        }
+        let types = self.infer_op(&*op, ins, self.node(node).outs.len()).map_err(error)?;
+        for slot in 0..self.node(node).ins.len().max(ins.len()) {
+            self.set_input(node, slot, ins.get(slot).copied().flatten());
+        }
+        let node = &mut self.g[node.0];
+        node.ins.truncate(ins.len());
+        node.kind = Kind::Op(op);
+        node.outs.iter_mut().zip(types).for_each(|(out, ty)| out.ty = ty);
+        Ok(())
+    }
+
     /// Points one operand slot elsewhere.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) {
         let edge = self.g.edges_directed(node.0, Direction::Incoming).find(|e| *e.weight() as usize == slot);

@@ -246,21 +246,9 @@ pub fn parse_weight_grad(cx: &Parse) -> Result<Parsed, String> {
     Ok(ConvWeightGrad { window: Window::parse(cx.attrs)?, group: parse_group(cx.attrs)? }.into())
 }
 
-impl Op for ConvWeightGrad {
-    fn name(&self) -> &str {
-        "ConvWeightGrad"
-    }
-
-    fn domain(&self) -> &str {
-        "qat"
-    }
-
-    fn attrs(&self) -> Attrs {
-        self.window.attrs(Attrs::new()).with_int("group", self.group as i64, 1)
-    }
-
-    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let (dy, x) = (cx.float(0)?, cx.float(1)?);
+impl ConvWeightGrad {
+    /// The type of the result for a gradient `dy` and an input `x`.
+    pub(crate) fn types(&self, dy: &Type, x: &Type) -> Result<Vec<Type>, String> {
         let Some((dys, xs)) = ranks(dy, x)? else { return Ok(vec![Type { dtype: dy.dtype, shape: None }]) };
         check_axis(dy, "gradient", 0, xs[0].fixed())?;
         let kernel: Vec<Option<usize>> = self.window.kernel.iter().map(|&k| Some(k)).collect();
@@ -281,6 +269,24 @@ impl Op for ConvWeightGrad {
         let kernel = self.window.kernel.iter().map(|&k| Dim::Fixed(k));
         let shape = [dys[1].clone(), channels].into_iter().chain(kernel).collect();
         Ok(vec![Type { dtype: dy.dtype, shape: Some(shape) }])
+    }
+}
+
+impl Op for ConvWeightGrad {
+    fn name(&self) -> &str {
+        "ConvWeightGrad"
+    }
+
+    fn domain(&self) -> &str {
+        "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.window.attrs(Attrs::new()).with_int("group", self.group as i64, 1)
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        self.types(cx.float(0)?, cx.float(1)?)
     }
 
     fn layouts(&self) -> Layouts {

@@ -4,11 +4,12 @@
 
 use crate::activation_scale::ActivationScale;
 use crate::batch_normalization::{channels, check_parameter, shape};
+use crate::decode::values;
 use crate::{pact, unary};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::batch_norm::{self, Shape};
 use kernels::elementwise::Unary;
-use kernels::quant::{self, Settings, Source};
+use kernels::quant::{self, Grid, Operand, Settings, Source};
 use std::sync::Arc;
 use tensor::DType;
 
@@ -30,10 +31,10 @@ pub struct EpilogueQuant {
     pub clipped: bool,
 }
 
-/// `Epilogue(x, other?, gamma?, beta?, mean?, variance?, threshold?, state?)`: the last part that is named in the fields applied
-/// to the first one.
+/// `Epilogue(x, other?, gamma?, beta?, mean?, variance?, threshold?, state?, x_scale?, x_zero_point?, other_scale?,
+/// other_zero_point?)`: what the fields name, in their order, applied to `x` or to the sum of `x` and `other`.
 ///
-/// `x` f32, and `other` of the same shape where there is a sum; `gamma` to `variance` `(C)` where there is a norm, with the
+/// `x` f32, or uint8 codes with scale and zero point, and `other` of the same shape where there is a sum; `gamma` to `variance` `(C)` where there is a norm, with the
 /// running statistics; `threshold` of PACT; `state` of the observer. Results: `y` like `x`; with a norm the new running mean and
 /// variance, the batch's mean and `1 / sqrt(variance + epsilon)`; with a quantizer the new state, scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +47,8 @@ pub struct Epilogue {
     pub pact: Option<quant::Pact>,
     /// Observer and quantizer.
     pub quantizer: Option<EpilogueQuant>,
+    /// `y` is uint8 codes instead of their values.
+    pub codes: bool,
 }
 
 const OTHER: usize = 1;
@@ -55,6 +58,8 @@ const MEAN: usize = 4;
 const VARIANCE: usize = 5;
 const THRESHOLD: usize = 6;
 const STATE: usize = 7;
+const X_SCALE: usize = 8;
+const OTHER_SCALE: usize = 10;
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
@@ -81,7 +86,8 @@ impl Epilogue {
         } else {
             None
         };
-        Ok(Epilogue { norm: flag("norm")?.then_some(norm), activation, pact, quantizer })
+        let norm = flag("norm")?.then_some(norm);
+        Ok(Epilogue { norm, activation, pact, quantizer, codes: flag("codes")? })
     }
 
     fn kernel(&self) -> quant::Epilogue {
@@ -101,6 +107,23 @@ impl Epilogue {
     /// Number of results.
     pub fn results(&self) -> usize {
         self.state_result() + if self.quantizer.is_some() { 3 } else { 0 }
+    }
+}
+
+/// The source without a normalization: operand `at` alone, or with the one behind it; the scales are at `scale` and
+/// `scale + 2`, each with its zero point behind it.
+fn source<'b, 'a: 'b>(parts: &ir::Parts<'b, 'a>, at: usize, scale: usize) -> Source<'b> {
+    let operand = |at: usize, scale: usize| match parts.optional::<f32>(scale) {
+        Some(s) => {
+            let zero_point = parts.input::<i32>(scale + 1)[0];
+            Operand::Codes { codes: parts.input(at), scale: s[0], zero_point }
+        }
+        None => Operand::Values(parts.input(at)),
+    };
+    if parts.optional::<u8>(at + 1).is_some() {
+        Source::Sum(operand(at, scale), operand(at + 1, scale + 2))
+    } else {
+        Source::Plain(operand(at, scale))
     }
 }
 
@@ -133,17 +156,25 @@ impl Op for Epilogue {
         }
         if let Some(quantizer) = self.quantizer {
             attrs = attrs.with("quantized", Attr::Int(1)).with_int("clipped", quantizer.clipped.into(), 0);
+            attrs = attrs.with_int("codes", self.codes.into(), 0);
             quantizer.scale.attrs().iter().for_each(|(name, value)| attrs.set(name, value.clone()));
         }
         attrs
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let x = cx.float(0)?;
-        if cx.has(OTHER) && !x.agrees(cx.float(OTHER)?) {
-            return Err(format!("the addends {x} and {} differ", cx.float(OTHER)?));
+        let x = &values(cx, 0, X_SCALE)?;
+        if cx.has(OTHER) {
+            let other = values(cx, OTHER, OTHER_SCALE)?;
+            if !x.agrees(&other) {
+                return Err(format!("the addends {x} and {other} differ"));
+            }
         }
-        let mut results = vec![x.clone()];
+        if self.codes && self.quantizer.is_none_or(|q| q.scale.grid != Grid::U8) {
+            return Err("only a quantizer to uint8 gives codes".into());
+        }
+        let dtype = if self.codes { DType::U8 } else { DType::F32 };
+        let mut results = vec![Type { dtype: Some(dtype), shape: x.shape.clone() }];
         if self.norm.is_some() {
             let channels = channels(x)?;
             (GAMMA..=VARIANCE).try_for_each(|i| check_parameter(cx, i, &channels))?;
@@ -160,6 +191,10 @@ impl Op for Epilogue {
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let dy = cx.d_output(0)?;
+        // Codes have no gradient: they come in behind the gradients.
+        if self.codes || cx.input(X_SCALE).is_some() || cx.input(OTHER_SCALE).is_some() {
+            return None;
+        }
         if (1..self.results()).any(|i| cx.d_output(i).is_some()) {
             return None;
         }
@@ -187,9 +222,10 @@ impl Op for Epilogue {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let x = cx.typed::<f32>(0)?;
+        let x = cx.input(0)?;
         let (op, kernel) = (*self, self.kernel());
-        let shape = self.norm.map(|_| shape(x)).transpose()?;
+        let shape = self.norm.map(|_| cx.typed::<f32>(0).and_then(shape)).transpose()?;
+        let results = x.len();
         if shape.is_some_and(|shape| shape.count() == 0) {
             return Err("a batch without elements has no statistics".into());
         }
@@ -198,9 +234,9 @@ impl Op for Epilogue {
             let mut parts = io.split();
             let (own, workspace) = parts.workspace::<f32>().split_at_mut(2 * channels);
             let (variance, scale) = own.split_at_mut(channels);
-            let (x, y) = (parts.input::<f32>(0), parts.output::<f32>(0));
-            let source = match (op.norm, shape, parts.optional(OTHER)) {
-                (Some(norm), Some(shape), _) => {
+            let source = match (op.norm, shape) {
+                (Some(norm), Some(shape)) => {
+                    let x = parts.input::<f32>(0);
                     let (mean, inv_std) = (parts.output(3), parts.output(4));
                     batch_norm::statistics(shape, x, norm.epsilon, mean, variance, inv_std, workspace);
                     if let (Some(old_mean), Some(old_variance)) =
@@ -212,8 +248,7 @@ impl Op for Epilogue {
                     product(parts.input(GAMMA), inv_std, scale);
                     Source::Norm { shape, x, mean, scale, beta: parts.input(BETA) }
                 }
-                (_, _, Some(other)) => Source::Sum(x, other),
-                _ => Source::Plain(x),
+                _ => source(&parts, 0, X_SCALE),
             };
             let threshold = parts.optional::<f32>(THRESHOLD).map(|u| u[0]);
             let mut settings =
@@ -228,14 +263,19 @@ impl Op for Epilogue {
                     }
                 } else {
                     // What is wrong is said of the tensor that the observer stands at.
-                    quant::Epilogue { grid: None, ..kernel }.forward(settings, source, y);
-                    statistic.update(y, state).map_err(|e| e.to_string())?;
+                    let mut seen = vec![0.0; results];
+                    quant::Epilogue { grid: None, ..kernel }.forward(settings, source, &mut seen);
+                    statistic.update(&seen, state).map_err(|e| e.to_string())?;
                 }
                 (settings.scale, settings.zero_point) = quantizer.scale.of(state, threshold);
                 parts.output::<f32>(op.state_result() + 1)[0] = settings.scale;
                 parts.output::<i32>(op.state_result() + 2)[0] = settings.zero_point;
             }
-            kernel.forward(settings, source, y);
+            if op.codes {
+                kernel.codes(settings, source, parts.output(0));
+            } else {
+                kernel.forward(settings, source, parts.output(0));
+            }
             Ok(())
         });
         let step = step.workspace::<f32>(2 * channels + shape.map_or(0, Shape::workspace));
@@ -247,11 +287,13 @@ impl Op for Epilogue {
     }
 }
 
-/// `EpilogueGrad(dy, x, other?, gamma?, beta?, mean?, inv_std?, threshold?, scale?, zero_point?)`: gradients of `x` (and of
-/// `other`), `gamma`, `beta` and the threshold. Mean and `inv_std` are those of the batch, scale and zero point those of the
+/// `EpilogueGrad(dy, x, other?, gamma?, beta?, mean?, inv_std?, threshold?, scale?, zero_point?, x_scale?, x_zero_point?,
+/// other_scale?, other_zero_point?)`: gradients of `x` (and of `other`), `gamma`, `beta` and the threshold. Mean and `inv_std` are those of the batch, scale and zero point those of the
 /// forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EpilogueGrad(Epilogue);
+pub struct EpilogueGrad(pub Epilogue);
+
+const GRAD_X_SCALE: usize = 10;
 
 impl Op for EpilogueGrad {
     fn name(&self) -> &str {
@@ -267,7 +309,7 @@ impl Op for EpilogueGrad {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let (dy, x) = (cx.float(0)?, cx.float(1)?);
+        let (dy, x) = (cx.float(0)?, &values(cx, 1, GRAD_X_SCALE)?);
         if !dy.agrees(x) {
             return Err(format!("the gradient {dy} should have the type of the data {x}"));
         }
@@ -277,7 +319,7 @@ impl Op for EpilogueGrad {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let x = cx.typed::<f32>(1)?;
+        let x = cx.input(1)?;
         let (op, kernel) = (self.0, self.0.kernel());
         let shape = op.norm.map(|_| shape(x)).transpose()?;
         let workspace = match shape {
@@ -287,13 +329,13 @@ impl Op for EpilogueGrad {
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let dx = parts.updated::<f32>(0, 0);
-            let x = parts.input::<f32>(1);
             let first = |i: usize| parts.optional::<f32>(i).map(|v| v[0]).unwrap_or_default();
             let zero_point = parts.optional::<i32>(9).map(|z| z[0]).unwrap_or_default();
             let settings = Settings { threshold: first(7), scale: first(8), zero_point };
             let workspace = parts.workspace::<f32>();
-            let threshold = match (shape, parts.optional(2)) {
-                (Some(shape), _) => {
+            let threshold = match shape {
+                Some(shape) => {
+                    let x = parts.input::<f32>(1);
                     let (scale, workspace) = workspace.split_at_mut(shape.channels);
                     let [gamma, beta, mean, inv_std] = [3, 4, 5, 6].map(|i| parts.input::<f32>(i));
                     product(gamma, inv_std, scale);
@@ -301,8 +343,7 @@ impl Op for EpilogueGrad {
                     let (dgamma, dbeta) = (parts.output(1), parts.output(2));
                     kernel.backward_norm(settings, source, inv_std, dx, dgamma, dbeta, workspace)
                 }
-                (None, Some(other)) => kernel.backward(settings, Source::Sum(x, other), dx, workspace),
-                (None, None) => kernel.backward(settings, Source::Plain(x), dx, workspace),
+                None => kernel.backward(settings, source(&parts, 1, GRAD_X_SCALE), dx, workspace),
             };
             parts.output::<f32>(3)[0] = threshold;
             Ok(())
@@ -321,11 +362,11 @@ mod tests {
     use super::*;
     use crate::Scheme;
     use crate::testing::{Draw, check_gradient, run};
-    use kernels::quant::Grid;
     use observe::Statistic;
     use tensor::Tensor;
 
-    const PLAIN: Epilogue = Epilogue { norm: None, activation: Unary::Relu, pact: None, quantizer: None };
+    const PLAIN: Epilogue =
+        Epilogue { norm: None, activation: Unary::Relu, pact: None, quantizer: None, codes: false };
 
     fn quantized() -> Epilogue {
         let statistic = Statistic::MovingAverageMinMax { rate: 0.9 };
@@ -335,6 +376,7 @@ mod tests {
             activation: Unary::Clip { lo: 0.0, hi: 6.0 },
             pact: Some(quant::Pact::Symmetric),
             quantizer: Some(EpilogueQuant { scale, clipped: true }),
+            codes: false,
         }
     }
 

@@ -38,7 +38,7 @@ pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
 }
 
 impl FakeQuant {
-    fn from_attrs(attrs: &Attrs) -> Result<FakeQuant, String> {
+    pub(crate) fn from_attrs(attrs: &Attrs) -> Result<FakeQuant, String> {
         let rule = attrs.str("rule", "onnx")?;
         let known = RULES.iter().find(|(name, _)| *name == rule);
         let (_, rule) = known

@@ -18,11 +18,13 @@ mod ceil;
 mod channel_sum;
 mod class_loss;
 mod clip;
+mod codes_conv;
 mod concat;
 mod constant_of_shape;
 mod conv;
 mod conv_transpose;
 mod cos;
+mod decode;
 mod depth_to_space;
 mod dequantize_linear;
 mod div;
@@ -147,11 +149,13 @@ pub use ceil::Ceil;
 pub use channel_sum::ChannelSum;
 pub use class_loss::{ClassLoss, Reduction};
 pub use clip::{Clip, ClipGrad};
+pub use codes_conv::{CodesConv, CodesConvWeightGrad};
 pub use concat::Concat;
 pub use constant_of_shape::ConstantOfShape;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
 pub use conv_transpose::ConvTranspose;
 pub use cos::Cos;
+pub use decode::Decode;
 pub use depth_to_space::DepthToSpace;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
@@ -376,8 +380,11 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "BinaryGrad", binary::parse_grad),
     ("qat", "ChannelSum", channel_sum::parse),
     ("qat", "ClipGrad", clip::parse_grad),
+    ("qat", "CodesConv", codes_conv::parse),
+    ("qat", "CodesConvWeightGrad", codes_conv::parse_weight_grad),
     ("qat", "ConvInputGrad", conv::parse_input_grad),
     ("qat", "ConvWeightGrad", conv::parse_weight_grad),
+    ("qat", "Decode", decode::parse),
     ("qat", "Epilogue", epilogue::parse),
     ("qat", "EpilogueGrad", epilogue::parse_grad),
     ("qat", "FakeQuant", fake_quant::parse),

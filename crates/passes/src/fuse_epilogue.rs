@@ -69,7 +69,8 @@ struct Chain {
 impl Chain {
     /// The chain that ends with a node, when it is worth an operation.
     fn behind(graph: &Graph, id: NodeId) -> Option<Chain> {
-        let op = Epilogue { norm: None, activation: Unary::Identity, pact: None, quantizer: None };
+        let op =
+            Epilogue { norm: None, activation: Unary::Identity, pact: None, quantizer: None, codes: false };
         let mut chain = Chain { op, last: id.into(), ins: [None; 8], norm: None, quantizer: None };
         // The value up to which the chain goes so far, and who may read it.
         let mut at: ValueId = id.into();

@@ -30,6 +30,7 @@ mod quantize_weights;
 mod quantizer;
 mod remove_identity;
 mod softmax_axis;
+mod train_on_codes;
 
 pub use config::{
     ActivationQuantizeType, ConfigError, DeployBackend, Numerics, PreprocessType, QatConfig, QuantConfig,
@@ -63,6 +64,7 @@ pub use quantize_weights::QuantizeWeights;
 pub use quantizer::{ActivationQuantizer, WeightQuantizer};
 pub use remove_identity::RemoveIdentity;
 pub use softmax_axis::SoftmaxAxis;
+pub use train_on_codes::TrainOnCodes;
 
 use ir::{Graph, GraphError};
 

@@ -4,7 +4,7 @@ use crate::optimizer::{Gradient, ParamGroup, WEIGHTS};
 use crate::signature::{Signature, add_loss};
 use ir::{Dim, Graph, GraphError, Kind, Op, QuantRole, Role, Type, ValueId};
 use ops::{Add, BatchNormalization, Clip, FakeQuant, Pact, Processed};
-use passes::{FoldConstants, FuseEpilogue, Pass, Report};
+use passes::{FoldConstants, FuseEpilogue, Pass, Report, TrainOnCodes};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
 
@@ -113,6 +113,8 @@ pub fn training_step(
         .map(|o| (o.name.clone(), o.value))
         .collect();
     graph.set_outputs(outputs);
+    graph.sweep();
+    TrainOnCodes.run(&mut graph, &mut Report::default())?;
     graph.sweep();
     Ok(StepGraph { graph, signature, parameters })
 }

@@ -24,7 +24,7 @@ mod matrix;
 mod pool;
 mod product;
 
-pub use conv::Conv;
+pub use conv::{Conv, TrainedConv};
 pub use elementwise::{Add, Affine, Mul, lookup};
 pub use matrix::{Codes, multiply};
 pub use pool::{average, global_average};

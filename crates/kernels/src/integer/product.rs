@@ -68,42 +68,64 @@ const PANEL_VECTORS: usize = 2;
 pub(super) const MAX_ROWS: usize = 12;
 const MAX_COLUMNS: usize = 32;
 
-/// Constant columns, packed for one form.
-#[derive(Clone, Debug)]
-pub(super) struct Columns {
+/// Columns of weights, packed for one form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns<'a> {
     form: Form,
     /// Number of columns.
     count: usize,
     /// Words of a column.
     words: usize,
-    panels: Vec<u32>,
+    panels: &'a [u32],
 }
 
-impl Columns {
-    /// Packs columns of `len` weights each; `weight(column, i)` is weight `i` of a column.
-    pub fn new(form: Form, count: usize, len: usize, weight: impl Fn(usize, usize) -> i8) -> Columns {
+impl<'a> Columns<'a> {
+    /// Words of `count` packed columns of `len` weights each.
+    pub fn packed_len(form: Form, count: usize, len: usize) -> usize {
+        count.next_multiple_of(form.lanes()) * form.words(len)
+    }
+
+    /// Packs `count` columns of `len` weights each into `panels`; `weight(column, i)` is weight `i` of a column.
+    ///
+    /// # Panics
+    /// When `panels` has not [`Columns::packed_len`].
+    pub fn pack(
+        form: Form,
+        count: usize,
+        len: usize,
+        weight: impl Fn(usize, usize) -> i8,
+        panels: &'a mut [u32],
+    ) -> Columns<'a> {
+        assert_eq!(panels.len(), Self::packed_len(form, count, len), "panels of {count} columns");
         let (words, lanes, codes) = (form.words(len), form.lanes(), form.codes());
         let padded = count.next_multiple_of(lanes);
-        let mut panels = vec![0u32; padded * words];
-        let mut rest = panels.as_mut_slice();
+        let mut rest = &mut *panels;
         for first in (0..padded).step_by(form.columns()) {
             let columns = form.columns().min(padded - first);
             let (panel, tail) = rest.split_at_mut(columns * words);
-            for (at, word) in panel.iter_mut().enumerate() {
-                let (column, at) = (first + at % columns, at / columns * codes);
-                let code = |i: usize| {
-                    let inside = column < count && at + i < len;
-                    if inside { weight(column, at + i) } else { 0 }
-                };
-                *word = if codes == 2 {
-                    bytemuck::cast([i16::from(code(0)), i16::from(code(1))])
-                } else {
-                    bytemuck::cast([code(0), code(1), code(2), code(3)])
-                };
+            for (word, row) in panel.chunks_exact_mut(columns).enumerate() {
+                for (column, packed) in row.iter_mut().enumerate() {
+                    let (column, at) = (first + column, word * codes);
+                    let code = |i: usize| {
+                        let inside = column < count && at + i < len;
+                        if inside { weight(column, at + i) } else { 0 }
+                    };
+                    *packed = if codes == 2 {
+                        bytemuck::cast([i16::from(code(0)), i16::from(code(1))])
+                    } else {
+                        bytemuck::cast([code(0), code(1), code(2), code(3)])
+                    };
+                }
             }
             rest = tail;
         }
         Columns { form, count, words, panels }
+    }
+
+    /// Columns that were packed before.
+    pub fn packed(form: Form, count: usize, len: usize, panels: &'a [u32]) -> Columns<'a> {
+        assert_eq!(panels.len(), Self::packed_len(form, count, len), "panels of {count} columns");
+        Columns { form, count, words: form.words(len), panels }
     }
 
     /// Words of a row that is multiplied with these columns.
@@ -130,7 +152,7 @@ pub(super) struct Target<'a, T> {
 ///
 /// # Panics
 /// When a slice is too short, or the CPU lacks the form that the columns are packed for.
-pub(super) fn multiply<T: Store>(rows: &[u32], columns: &Columns, target: Target<'_, T>) {
+pub(super) fn multiply<T: Store>(rows: &[u32], columns: Columns<'_>, target: Target<'_, T>) {
     assert!(rows.len() >= target.rows * columns.words, "rows of a product");
     assert!(columns.form.available(), "{:?} on a CPU without it", columns.form);
     match columns.form {
@@ -149,7 +171,7 @@ pub(super) fn multiply<T: Store>(rows: &[u32], columns: &Columns, target: Target
     }
 }
 
-fn portable<T: Store>(rows: &[u32], columns: &Columns, target: Target<'_, T>) {
+fn portable<T: Store>(rows: &[u32], columns: Columns<'_>, target: Target<'_, T>) {
     // SAFETY: needs no instructions beyond those of the target.
     unsafe { blocks::<Portable<2, 8>, T, 2>(rows, columns, target) }
 }
@@ -230,13 +252,13 @@ impl<const CODES: usize, const LANES: usize> Vector for Portable<CODES, LANES> {
 #[inline(always)]
 unsafe fn blocks<V: Vector, T: Store, const ROWS: usize>(
     rows: &[u32],
-    columns: &Columns,
+    columns: Columns<'_>,
     target: Target<'_, T>,
 ) {
     let Target { y, rows: count, stride, first, bias, scale, zero_point } = target;
     let words = columns.words;
     let mut sums = [0i32; MAX_ROWS * MAX_COLUMNS];
-    let mut rest = columns.panels.as_slice();
+    let mut rest = columns.panels;
     for panel_first in (0..columns.count).step_by(PANEL_VECTORS * V::LANES) {
         let used = (columns.count - panel_first).min(PANEL_VECTORS * V::LANES);
         let vectors = used.div_ceil(V::LANES);
@@ -319,19 +341,19 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn avx2<T: Store>(rows: &[u32], columns: &Columns, target: Target<'_, T>) {
+    pub fn avx2<T: Store>(rows: &[u32], columns: Columns<'_>, target: Target<'_, T>) {
         // SAFETY: this function has the features.
         unsafe { blocks::<Pairs, T, 6>(rows, columns, target) }
     }
 
     #[target_feature(enable = "avx2,fma,avxvnni")]
-    pub fn vnni256<T: Store>(rows: &[u32], columns: &Columns, target: Target<'_, T>) {
+    pub fn vnni256<T: Store>(rows: &[u32], columns: Columns<'_>, target: Target<'_, T>) {
         // SAFETY: this function has the features.
         unsafe { blocks::<Quads, T, 6>(rows, columns, target) }
     }
 
     #[target_feature(enable = "avx2,fma,avx512f,avx512vnni")]
-    pub fn vnni512<T: Store>(rows: &[u32], columns: &Columns, target: Target<'_, T>) {
+    pub fn vnni512<T: Store>(rows: &[u32], columns: Columns<'_>, target: Target<'_, T>) {
         // SAFETY: this function has the features.
         unsafe { blocks::<WideQuads, T, 12>(rows, columns, target) }
     }
@@ -446,7 +468,8 @@ mod tests {
             .collect();
         let bias: Vec<i32> = (0..columns).map(|_| draw.below(2000) as i32 - 1000).collect();
         let scale = vec![1.0; columns];
-        let packed = Columns::new(form, columns, len, |c, i| w[c * len + i]);
+        let mut panels = vec![u32::MAX; Columns::packed_len(form, columns, len)];
+        let packed = Columns::pack(form, columns, len, |c, i| w[c * len + i], &mut panels);
         let words = packed.words();
         let mut rows = vec![u32::MAX; count * words];
         for (row, x) in rows.chunks_exact_mut(words).zip(x.chunks_exact(len)) {
@@ -458,14 +481,14 @@ mod tests {
         let target =
             Target { y: &mut y, rows: count, stride, first: 2, bias: &bias, scale: &scale, zero_point: 0.0 };
         if form.available() {
-            multiply(&rows, &packed, target);
+            multiply(&rows, packed, target);
         } else {
             // SAFETY: needs no special instructions.
             unsafe {
                 match form {
-                    Form::Vnni512 => blocks::<Portable<4, 16>, i32, 12>(&rows, &packed, target),
-                    Form::Vnni256 => blocks::<Portable<4, 8>, i32, 6>(&rows, &packed, target),
-                    _ => blocks::<Portable<2, 8>, i32, 6>(&rows, &packed, target),
+                    Form::Vnni512 => blocks::<Portable<4, 16>, i32, 12>(&rows, packed, target),
+                    Form::Vnni256 => blocks::<Portable<4, 8>, i32, 6>(&rows, packed, target),
+                    _ => blocks::<Portable<2, 8>, i32, 6>(&rows, packed, target),
                 }
             }
         }

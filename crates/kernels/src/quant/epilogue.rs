@@ -12,6 +12,7 @@
 //! [`fake_quantize`](super::fake_quantize), in their order: element for element the same bits.
 
 use super::arithmetic::{Arithmetic, Bounds, Onnx, clip};
+use super::sweep::low_byte;
 use super::{Extremes, Grid, Pact};
 use crate::batch_norm::Shape;
 use crate::elementwise::{Unary, hard_sigmoid_grad, hard_swish_grad};
@@ -59,16 +60,102 @@ pub enum Source<'a> {
         beta: &'a [f32],
     },
     /// `a + b`.
-    Sum(&'a [f32], &'a [f32]),
+    Sum(Operand<'a>, Operand<'a>),
     /// `x`.
-    Plain(&'a [f32]),
+    Plain(Operand<'a>),
+}
+
+/// A tensor as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'a> {
+    /// Its values.
+    Values(&'a [f32]),
+    /// Codes under the ONNX rule.
+    Codes {
+        /// The codes.
+        codes: &'a [u8],
+        /// Width of a step.
+        scale: f32,
+        /// The code of 0.
+        zero_point: i32,
+    },
+}
+
+impl<'a> Operand<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Operand::Values(x) => x.len(),
+            Operand::Codes { codes, .. } => codes.len(),
+        }
+    }
+
+    fn piece(self, start: usize, len: usize) -> Operand<'a> {
+        match self {
+            Operand::Values(x) => Operand::Values(&x[start..][..len]),
+            Operand::Codes { codes, scale, zero_point } => {
+                Operand::Codes { codes: &codes[start..][..len], scale, zero_point }
+            }
+        }
+    }
+}
+
+/// An [`Operand`] as a type, so that loops are compiled for it.
+trait Read: Copy {
+    fn at(self, i: usize) -> f32;
+    /// The first `len` elements, said so that the loop needs no bounds checks.
+    fn first(self, len: usize) -> Self;
+}
+
+#[derive(Clone, Copy)]
+struct Values<'a>(&'a [f32]);
+
+impl Read for Values<'_> {
+    #[inline(always)]
+    fn at(self, i: usize) -> f32 {
+        self.0[i]
+    }
+    #[inline(always)]
+    fn first(self, len: usize) -> Self {
+        Values(&self.0[..len])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Coded<'a>(&'a [u8], f32, f32);
+
+impl Read for Coded<'_> {
+    #[inline(always)]
+    fn at(self, i: usize) -> f32 {
+        (f32::from(self.0[i]) - self.2) * self.1
+    }
+    #[inline(always)]
+    fn first(self, len: usize) -> Self {
+        Coded(&self.0[..len], self.1, self.2)
+    }
+}
+
+/// Binds `$x` to the [`Read`] of an operand and evaluates `$body`, once per type.
+macro_rules! with_operand {
+    ($operand:expr, $x:ident => $body:expr) => {
+        match $operand {
+            Operand::Values(values) => {
+                let $x = Values(values);
+                $body
+            }
+            Operand::Codes { codes, scale, zero_point } => {
+                let $x = Coded(codes, scale, zero_point as f32);
+                $body
+            }
+        }
+    };
 }
 
 impl<'a> Source<'a> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
-            Source::Norm { x, .. } | Source::Sum(x, _) | Source::Plain(x) => x.len(),
+            Source::Norm { x, .. } => x.len(),
+            Source::Sum(x, _) | Source::Plain(x) => x.len(),
         }
     }
 
@@ -91,8 +178,47 @@ impl<'a> Source<'a> {
             Source::Norm { shape, x, mean, scale, beta } => {
                 Source::Norm { shape, x: &x[start..][..len], mean, scale, beta }
             }
-            Source::Sum(a, b) => Source::Sum(&a[start..][..len], &b[start..][..len]),
-            Source::Plain(x) => Source::Plain(&x[start..][..len]),
+            Source::Sum(a, b) => Source::Sum(a.piece(start, len), b.piece(start, len)),
+            Source::Plain(x) => Source::Plain(x.piece(start, len)),
+        }
+    }
+
+    /// At most `most` elements from `start` on, and their number. Blocks follow one another from 0 on.
+    #[inline(always)]
+    fn block(self, start: usize, most: usize) -> (Source<'a>, usize) {
+        match self {
+            Source::Norm { shape: Shape { channels, spatial: 1, .. }, x, mean, scale, beta }
+                if channels <= most =>
+            {
+                let n = (most / channels * channels).min(x.len() - start);
+                let shape = Shape::channels_last(n / channels, channels);
+                (Source::Norm { shape, x: &x[start..][..n], mean, scale, beta }, n)
+            }
+            Source::Norm { shape: Shape { channels, spatial, .. }, x, mean, scale, beta } => {
+                // A part of one row, or of one run: a row of the channels, or the one channel, that it covers.
+                let (channel, left) = match spatial {
+                    1 => (start % channels, channels - start % channels),
+                    _ => (start / spatial % channels, spatial - start % spatial),
+                };
+                let n = left.min(most);
+                let width = if spatial == 1 { n } else { 1 };
+                let shape = Shape { batch: 1, channels: width, spatial: n / width };
+                let of = |v: &'a [f32]| &v[channel..][..width];
+                (
+                    Source::Norm {
+                        shape,
+                        x: &x[start..][..n],
+                        mean: of(mean),
+                        scale: of(scale),
+                        beta: of(beta),
+                    },
+                    n,
+                )
+            }
+            source => {
+                let n = most.min(source.len() - start);
+                (source.piece(start, n), n)
+            }
         }
     }
 
@@ -273,55 +399,78 @@ impl Codes {
     fn of(grid: Grid, settings: Settings) -> Codes {
         Codes { onnx: Onnx(Bounds::of(grid)), scale: settings.scale, zero: settings.zero_point as f32 }
     }
+}
 
+/// What becomes of the operand of the activation, as a type: a closure that several loops call is not sure to be inlined into
+/// code for a wider instruction set.
+trait Finish<T>: Copy {
+    fn of(self, u: f32) -> T;
+}
+
+/// `p`: activation and clipping.
+#[derive(Clone, Copy)]
+struct Clipped<A>(A, Clipping);
+
+impl<A: Activation> Finish<f32> for Clipped<A> {
     #[inline(always)]
-    fn round_trip(self, p: f32) -> f32 {
-        self.onnx.value(self.scale, self.zero, self.onnx.code(self.scale, self.zero, p))
+    fn of(self, u: f32) -> f32 {
+        self.1.value(self.0.value(u))
     }
 }
 
-/// `f(i, u)` for every element of a source, `u` being what the activation is applied to and `i` its position.
-#[inline(always)]
-fn each(source: Source<'_>, mut f: impl FnMut(usize, f32)) {
-    match source {
-        Source::Norm { shape: Shape { channels, spatial: 1, .. }, x, mean, scale, beta } => {
-            let (mean, scale, beta) = (&mean[..channels], &scale[..channels], &beta[..channels]);
-            for (row, x) in x.chunks_exact(channels).enumerate() {
-                for c in 0..channels {
-                    f(row * channels + c, (x[c] - mean[c]) * scale[c] + beta[c]);
-                }
-            }
-        }
-        Source::Norm { shape: Shape { channels, spatial, .. }, x, mean, scale, beta } => {
-            for (run, x) in x.chunks_exact(spatial).enumerate() {
-                let c = run % channels;
-                let (mean, scale, beta) = (mean[c], scale[c], beta[c]);
-                for (i, x) in x.iter().enumerate() {
-                    f(run * spatial + i, (x - mean) * scale + beta);
-                }
-            }
-        }
-        Source::Sum(a, b) => a.iter().zip(b).enumerate().for_each(|(i, (a, b))| f(i, a + b)),
-        Source::Plain(x) => x.iter().enumerate().for_each(|(i, x)| f(i, *x)),
+/// The code of `p`, as such or as its value.
+#[derive(Clone, Copy)]
+struct Quantized<A>(Clipped<A>, Codes);
+
+impl<A: Activation> Finish<f32> for Quantized<A> {
+    #[inline(always)]
+    fn of(self, u: f32) -> f32 {
+        let Codes { onnx, scale, zero } = self.1;
+        onnx.value(scale, zero, onnx.code(scale, zero, self.0.of(u)))
     }
 }
 
-/// `y[i] = f(u)`: [`each`] with the bounds of `y` checked once.
+impl<A: Activation> Finish<u8> for Quantized<A> {
+    #[inline(always)]
+    fn of(self, u: f32) -> u8 {
+        let Codes { onnx, scale, zero } = self.1;
+        low_byte(onnx.code(scale, zero, self.0.of(u)))
+    }
+}
+
+/// `y[i] = finish(u)` for every element of a source.
 #[inline(always)]
-fn map(source: Source<'_>, y: &mut [f32], f: impl Fn(f32) -> f32) {
+fn map<T>(source: Source<'_>, y: &mut [T], finish: impl Finish<T>) {
+    let len = y.len();
     match source {
         Source::Norm { shape: Shape { channels, spatial: 1, .. }, x, mean, scale, beta } => {
             let (mean, scale, beta) = (&mean[..channels], &scale[..channels], &beta[..channels]);
             for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
                 let (x, y) = (&x[..channels], &mut y[..channels]);
                 for c in 0..channels {
-                    y[c] = f((x[c] - mean[c]) * scale[c] + beta[c]);
+                    y[c] = finish.of((x[c] - mean[c]) * scale[c] + beta[c]);
                 }
             }
         }
-        Source::Sum(a, b) => y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = f(a + b)),
-        Source::Plain(x) => y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x)),
-        source => each(source, |i, u| y[i] = f(u)),
+        Source::Norm { shape: Shape { channels, spatial, .. }, x, mean, scale, beta } => {
+            for (run, (x, y)) in x.chunks_exact(spatial).zip(y.chunks_exact_mut(spatial)).enumerate() {
+                let c = run % channels;
+                let (mean, scale, beta) = (mean[c], scale[c], beta[c]);
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = finish.of((x - mean) * scale + beta));
+            }
+        }
+        Source::Sum(a, b) => with_operand!(a, a => with_operand!(b, b => {
+            let (a, b) = (a.first(len), b.first(len));
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = finish.of(a.at(i) + b.at(i));
+            }
+        })),
+        Source::Plain(x) => with_operand!(x, x => {
+            let x = x.first(len);
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = finish.of(x.at(i));
+            }
+        }),
     }
 }
 
@@ -331,10 +480,16 @@ dispatch! {
         match e.grid {
             Some(grid) => {
                 let codes = Codes::of(grid, settings);
-                with_activation!(e, a => map(source, y, |u| codes.round_trip(clipping.value(a.value(u)))))
+                with_activation!(e, a => map(source, y, Quantized(Clipped(a, clipping), codes)))
             }
-            None => with_activation!(e, a => map(source, y, |u| clipping.value(a.value(u)))),
+            None => with_activation!(e, a => map(source, y, Clipped(a, clipping))),
         }
+    }
+
+    fn codes_piece(e: Epilogue, settings: Settings, source: Source<'_>, y: &mut [u8]) {
+        let clipping = Clipping::of(e.pact, settings.threshold);
+        let codes = Codes::of(e.grid.unwrap_or(Grid::U8), settings);
+        with_activation!(e, a => map(source, y, Quantized(Clipped(a, clipping), codes)))
     }
 
     fn range_piece(e: Epilogue, settings: Settings, source: Source<'_>) -> Extremes {
@@ -343,36 +498,21 @@ dispatch! {
             // Element `i` goes to lane `i % LANES`: independent sums that vectorize.
             let mut block = [0f32; BLOCK];
             let (mut min, mut max, mut poison) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0f32; LANES]);
-            let len = source.len();
-            let step = match source {
-                Source::Norm { shape, .. } => BLOCK / (shape.channels * shape.spatial) * (shape.channels * shape.spatial),
-                _ => BLOCK,
-            };
-            if step == 0 {
-                each(source, |i, u| {
-                    let (p, lane) = (clipping.value(a.value(u)), i % LANES);
-                    min[lane] = if p < min[lane] { p } else { min[lane] };
-                    max[lane] = if p > max[lane] { p } else { max[lane] };
-                    poison[lane] += p * 0.0;
-                });
-            } else {
-                let mut start = 0;
-                while start < len {
-                    let n = step.min(len - start);
-                    map(source.piece(start, n), &mut block[..n], |u| clipping.value(a.value(u)));
-                    // The rest of the last lanes repeats an element.
-                    let full = n.next_multiple_of(LANES).min(BLOCK);
-                    let first = block[0];
-                    block[n..full].fill(first);
-                    for p in block[..full].chunks_exact(LANES) {
-                        for lane in 0..LANES {
-                            min[lane] = if p[lane] < min[lane] { p[lane] } else { min[lane] };
-                            max[lane] = if p[lane] > max[lane] { p[lane] } else { max[lane] };
-                            poison[lane] += p[lane] * 0.0;
-                        }
+            let mut start = 0;
+            while start < source.len() {
+                let (piece, n) = source.block(start, BLOCK);
+                map(piece, &mut block[..n], Clipped(a, clipping));
+                // The rest of the last lanes repeats an element.
+                let (full, first) = (n.next_multiple_of(LANES), block[0]);
+                block[n..full].fill(first);
+                for p in block[..full].chunks_exact(LANES) {
+                    for lane in 0..LANES {
+                        min[lane] = if p[lane] < min[lane] { p[lane] } else { min[lane] };
+                        max[lane] = if p[lane] > max[lane] { p[lane] } else { max[lane] };
+                        poison[lane] += p[lane] * 0.0;
                     }
-                    start += n;
                 }
+                start += n;
             }
             (0..LANES).fold(Extremes::EMPTY, |all, lane| {
                 all.merge(Extremes { min: min[lane], max: max[lane], finite: poison[lane] == 0.0 })
@@ -463,14 +603,14 @@ dispatch! {
     fn grad_piece(e: Epilogue, settings: Settings, source: Source<'_>, dy: &mut [f32]) -> f32 {
         let mut sums = [0f32; LANES];
         with_grad!(e, settings, grad, a => match source {
-            Source::Sum(x, y) => {
-                let (x, y) = (&x[..dy.len()], &y[..dy.len()]);
-                lanes(dy, &mut sums, |i, dy| grad.at(a, x[i] + y[i], dy));
-            }
-            Source::Plain(x) => {
-                let x = &x[..dy.len()];
-                lanes(dy, &mut sums, |i, dy| grad.at(a, x[i], dy));
-            }
+            Source::Sum(x, y) => with_operand!(x, x => with_operand!(y, y => {
+                let (x, y) = (x.first(dy.len()), y.first(dy.len()));
+                lanes(dy, &mut sums, |i, dy| grad.at(a, x.at(i) + y.at(i), dy));
+            })),
+            Source::Plain(x) => with_operand!(x, x => {
+                let x = x.first(dy.len());
+                lanes(dy, &mut sums, |i, dy| grad.at(a, x.at(i), dy));
+            }),
             Source::Norm { .. } => {}
         });
         sums.iter().map(|&s| f64::from(s)).sum::<f64>() as f32
@@ -561,6 +701,18 @@ impl Epilogue {
         let (isa, len) = (Isa::detect(), source.piece_len());
         parallel::for_each_chunk(y, len, |i, y| {
             forward_piece(isa, self, settings, source.piece(i * len, y.len()), y);
+        });
+    }
+
+    /// The codes of a source instead of their values. Needs a grid of uint8; NaN gets the code 0.
+    ///
+    /// # Panics
+    /// When lengths differ.
+    pub fn codes(self, settings: Settings, source: Source<'_>, y: &mut [u8]) {
+        source.check(y.len());
+        let (isa, len) = (Isa::detect(), source.piece_len());
+        parallel::for_each_chunk(y, len, |i, y| {
+            codes_piece(isa, self, settings, source.piece(i * len, y.len()), y);
         });
     }
 
@@ -755,7 +907,10 @@ mod tests {
             let (a, b, dy) = (drawn(1, len, 2.0), drawn(2, len, 2.0), drawn(3, len, 1.0));
             let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
             for e in all() {
-                for (source, u) in [(Source::Sum(&a, &b), &sum), (Source::Plain(&a), &a)] {
+                for (source, u) in [
+                    (Source::Sum(Operand::Values(&a), Operand::Values(&b)), &sum),
+                    (Source::Plain(Operand::Values(&a)), &a),
+                ] {
                     let [_, p, y] = apart(e, u);
                     let got = on_any_pool(|| {
                         let (mut got, mut dx) = (vec![0.0; len], dy.clone());
@@ -771,6 +926,30 @@ mod tests {
                     assert_eq!(got.3, extremes(&p), "{e:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn codes_are_read_and_written_as_their_values() {
+        let e = Epilogue { activation: Unary::Relu, pact: None, grid: Some(Grid::U8), clipped: false };
+        let coded: Vec<u8> = (0..1000).map(|i| (i * 7 % 256) as u8).collect();
+        let b = drawn(2, 1000, 2.0);
+        let of = |scale: f32, zero_point: i32| Operand::Codes { codes: &coded, scale, zero_point };
+        let value = |q: u8, scale: f32, zero: i32| (f32::from(q) - zero as f32) * scale;
+        let first: Vec<f32> = coded.iter().map(|&q| value(q, 0.02, 100)).collect();
+        let second: Vec<f32> = coded.iter().map(|&q| value(q, 0.01, 7)).collect();
+        for (sums, same) in [
+            ((of(0.02, 100), of(0.01, 7)), (&first, &second)),
+            ((of(0.02, 100), Operand::Values(&b)), (&first, &b)),
+            ((Operand::Values(&b), of(0.01, 7)), (&b, &second)),
+        ] {
+            let values = Source::Sum(Operand::Values(same.0), Operand::Values(same.1));
+            let (mut y, mut want) = (vec![0u8; 1000], vec![0.0; 1000]);
+            e.codes(SETTINGS, Source::Sum(sums.0, sums.1), &mut y);
+            e.forward(SETTINGS, values, &mut want);
+            let got: Vec<f32> = y.iter().map(|&q| value(q, SETTINGS.scale, SETTINGS.zero_point)).collect();
+            assert_eq!(bits(&got), bits(&want));
+            assert_eq!(e.range(SETTINGS, Source::Sum(sums.0, sums.1)), e.range(SETTINGS, values));
         }
     }
 

@@ -23,7 +23,7 @@ mod sweep;
 mod weights;
 
 pub use arithmetic::{Grid, Quantizer, Round, Rule};
-pub use epilogue::{Epilogue, Settings, Source};
+pub use epilogue::{Epilogue, Operand, Settings, Source};
 pub use pact::{Pact, pact, pact_grad};
 pub use range::{Extremes, abs_max, abs_max_channels, abs_max_paddle, extremes, extremes_channels};
 pub use sweep::{

@@ -143,7 +143,7 @@ fn chunks<T: Sync, U: Send>(
 
 /// The lowest byte of an integer held in floating point, at most 2^22 in magnitude; 0 for NaN. `as i8` does not vectorize.
 #[inline(always)]
-fn low_byte(q: f32) -> u8 {
+pub(super) fn low_byte(q: f32) -> u8 {
     // At 1.5 * 2^23 one unit in the last place is 1, so the low bits of the sum are the two's complement of `q`.
     let q = if q.is_nan() { 0.0 } else { q };
     (q + 12_582_912.0).to_bits() as u8
