@@ -4,6 +4,7 @@
 //! The history of the operator brings element types only. The executor runs one and two spatial axes.
 
 use crate::ChannelSum;
+use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::conv::{self, Rounding};
@@ -165,6 +166,10 @@ impl Op for Conv {
         });
         Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))
     }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(&cx.outs[0], cx.optional(1)?)
+    }
 }
 
 /// `ConvInputGrad(dy, w)`: the gradient of [`Conv`] with respect to its input, `(N, C, input...)`.
@@ -229,6 +234,10 @@ impl Op for ConvInputGrad {
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::input_grad_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, cx.optional(1)?)
     }
 }
 
@@ -297,6 +306,10 @@ impl Op for ConvWeightGrad {
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::weight_grad_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, &cx.outs[0])
     }
 }
 
