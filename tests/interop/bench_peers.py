@@ -158,6 +158,7 @@ def run_paddle(contender, model, batch, size, threads):
     main, startup = paddle.static.Program(), paddle.static.Program()
     with paddle.static.program_guard(main, startup):
         x = paddle.static.data("x", [batch, 3, size, size])
+        x.stop_gradient = False  # PaddleSlim looks for its gradient to put PACT in front of it
         label = paddle.static.data("label", [batch, 1], "int64")
         network = getattr(paddle.vision.models, names[model])(num_classes=CLASSES)
         for layer in network.sublayers():

@@ -28,8 +28,6 @@ pub struct Measured {
 pub struct Profile {
     /// In program order, without those that do no work.
     pub steps: Vec<Measured>,
-    /// Number of runs.
-    pub runs: u32,
 }
 
 /// Runs a [`Program`]. Variables keep their values from one run to the next.
@@ -63,7 +61,7 @@ impl Machine {
             bytes: i.ins.iter().flatten().chain(&i.outs).map(|p| p.bytes as u64).sum(),
         };
         let steps = self.program.instrs.iter().filter(|i| !i.step.view).map(measured).collect();
-        self.profile = Some(Profile { steps, runs: 0 });
+        self.profile = Some(Profile { steps });
     }
 
     /// What was measured since [`Machine::start_profile`].
@@ -111,9 +109,6 @@ impl Machine {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut target);
             bytes[..to.bytes].copy_from_slice(&self.buffers[from.buffer].bytes()[..from.bytes]);
             self.buffers[to.buffer] = Buffer::Owned(target);
-        }
-        if let Some(profile) = &mut self.profile {
-            profile.runs += 1;
         }
         Ok(())
     }

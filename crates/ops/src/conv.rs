@@ -452,6 +452,28 @@ mod tests {
     }
 
     #[test]
+    fn the_three_products_are_as_much_work() {
+        let operand = |shape: &[usize]| ir::Operand {
+            dtype: tensor::DType::F32,
+            shape: shape.to_vec(),
+            layout: ir::Layout::Plain,
+            value: None,
+        };
+        let (x, w, y) = (operand(&[2, 6, 5, 5]), operand(&[4, 3, 3, 3]), operand(&[2, 4, 3, 3]));
+        let flops = |op: &dyn Op, ins: [&ir::Operand; 2], out: &ir::Operand| {
+            op.flops(&Lower { ins: ins.map(|o| Some(o.clone())).to_vec(), outs: vec![out.clone()] })
+        };
+        let (window, group) = (Window::new(&[3, 3], 1, 0), 2);
+        let forward = flops(&Conv { window: window.clone(), group }, [&x, &w], &y);
+        let input = vec![5, 5];
+        let grads = [
+            flops(&ConvInputGrad { window: window.clone(), group, input }, [&y, &w], &x),
+            flops(&ConvWeightGrad { window, group }, [&y, &x], &w),
+        ];
+        assert_eq!((forward, grads), (Some(2 * 72 * 27), [forward; 2]));
+    }
+
+    #[test]
     fn misfits_are_told() {
         let t = |shape: &[usize]| Tensor::zeros(tensor::DType::F32, shape);
         let fail = |op: &Conv, x: &[usize], w: &[usize], b: &[usize]| {

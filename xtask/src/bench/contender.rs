@@ -101,12 +101,10 @@ impl Runner {
     ) -> Result<Runner, Failure> {
         let (graph, parameters) = network.build(setting.batch, setting.size)?;
         let mut model = Model { graph, meta: Meta::default() };
-        if task == Task::Evaluation && form == Form::Float {
-            if let Some(file) = file {
-                model.save(file)?;
-            }
-        }
         let fold_batch_norm = task == Task::Evaluation && form == Form::Float;
+        if let (true, Some(file)) = (fold_batch_norm, file) {
+            model.save(file)?;
+        }
         passes::normalize(&mut model.graph, Normalize { fold_batch_norm })?;
         if form != Form::Float {
             quantize(&mut model, form, setting)?;

@@ -3,6 +3,7 @@
 //! Each contender is a process of its own ([`process`]); all that compute the same task on one network run in turns.
 
 mod contender;
+mod document;
 mod models;
 mod process;
 mod profile;
@@ -51,13 +52,16 @@ struct Args {
     /// One step per turn, two turns, one thread.
     #[arg(long)]
     quick: bool,
-    /// Profile one of our steps by operator instead.
+    /// Write docs/benchmarks.md.
+    #[arg(long)]
+    write: bool,
+    /// Profile one of our steps by operator instead, over as many steps as all rounds have.
     #[arg(long, num_args = 0..=1, default_missing_value = "qat-pact", value_name = "NAME", value_parser = own)]
     profile: Option<Contender>,
     /// How many rows the tables of the profile have.
     #[arg(long, default_value_t = 15)]
     top: usize,
-    /// The interpreter with torch, torchvision and onnxruntime (tests/interop/bench_setup.sh makes it).
+    /// The interpreter with torch, torchvision and onnxruntime (tests/interop/bench_setup.sh makes both).
     #[arg(long, default_value = "target/bench-venv/bin/python", value_name = "FILE")]
     python: PathBuf,
     /// The interpreter with paddlepaddle and paddleslim.
@@ -145,16 +149,15 @@ fn measure(args: Args) -> Result<(), Failure> {
         let file = args.file.as_deref();
         return on_threads(threads[0], || process::serve(contender, networks[0], setting, file));
     }
+    let (rounds, steps) = if args.quick { (2, 1) } else { (args.rounds.into(), args.steps.into()) };
     if let Some(contender) = args.profile {
+        let runs = rounds * steps;
         return networks.iter().try_for_each(|&network| {
-            on_threads(threads[0], || {
-                profile::print(contender, network, setting, args.steps.into(), args.top)
-            })
+            on_threads(threads[0], || profile::print(contender, network, setting, runs, args.top))
         });
     }
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
-    let (rounds, steps) = if args.quick { (2, 1) } else { (args.rounds.into(), args.steps.into()) };
     let threads = if args.quick { vec![threads[0]] } else { threads };
     let bench =
         Bench { setting, rounds, steps, folder, python: args.python, python_paddle: args.python_paddle };
@@ -186,6 +189,9 @@ fn measure(args: Args) -> Result<(), Failure> {
         }
     }
     println!("{}", tables::summary(&comparisons));
+    if args.write {
+        document::write(&comparisons, setting)?;
+    }
     let failed = comparisons.iter().flat_map(|c| c.contenders.iter().zip(&c.results));
     match failed.filter(|(c, r)| matches!(c.side, Side::Own(_)) && r.failure.is_some()).count() {
         0 => Ok(()),

@@ -2,6 +2,7 @@
 
 use crate::bench::contender::{Contender, Runner, Side};
 use crate::bench::models::Network;
+use crate::bench::tables::median;
 use crate::bench::{Failure, Setting};
 use onnx_qat::exec::Measured;
 use onnx_qat::kernels::matmul::{Matrix, MatrixMut, multiply};
@@ -87,19 +88,28 @@ pub fn print(
     let mut runner = Runner::new(contender.task, form, network, setting, None)?;
     let peak = Peak::measure();
     (0..2).try_for_each(|_| runner.step())?;
-    runner.machine().start_profile();
-    (0..runs).try_for_each(|_| runner.step())?;
-    let profile = runner.machine().take_profile().unwrap_or_default();
+    let mut profiles = Vec::new();
+    for _ in 0..runs {
+        runner.machine().start_profile();
+        runner.step()?;
+        profiles.extend(runner.machine().take_profile());
+    }
+    // The median of each step alone, so that what else the machine does falls out.
+    let mut steps = profiles.first().map(|p| p.steps.clone()).unwrap_or_default();
+    for (i, step) in steps.iter_mut().enumerate() {
+        let times = profiles.iter().map(|p| p.steps[i].time.as_secs_f64());
+        step.time = Duration::from_secs_f64(median(times));
+    }
 
-    let whole: Duration = profile.steps.iter().map(|s| s.time).sum();
+    let whole: Duration = steps.iter().map(|s| s.time).sum();
     let row = |name: String, total: &Total| -> Vec<String> {
-        let seconds = total.time.as_secs_f64() / f64::from(profile.runs.max(1));
+        let seconds = total.time.as_secs_f64();
         let (flops, bytes) = (total.flops as f64, total.bytes as f64);
         vec![
             name,
             total.count.to_string(),
             format!("{:.2}", 1e3 * seconds),
-            percent(total.time.as_secs_f64() / whole.as_secs_f64()),
+            percent(seconds / whole.as_secs_f64()),
             if total.flops == 0 { "-".into() } else { format!("{:.1}", flops / seconds * 1e-9) },
             format!("{:.1}", bytes / seconds * 1e-9),
             percent(peak.share(flops, bytes, seconds)),
@@ -109,17 +119,19 @@ pub fn print(
 
     let mut all = Total::default();
     let mut types: BTreeMap<&str, Total> = BTreeMap::new();
-    for step in &profile.steps {
+    for step in &steps {
         types.entry(&step.op).or_default().add(step);
         all.add(step);
     }
-    let mut types: Vec<_> = types.into_iter().collect();
+    let mut types: Vec<(String, Total)> =
+        types.into_iter().map(|(op, total)| (op.to_string(), total)).collect();
     types.sort_by_key(|(_, total)| std::cmp::Reverse(total.time));
-    let mut steps: Vec<&Measured> = profile.steps.iter().collect();
     steps.sort_by_key(|step| std::cmp::Reverse(step.time));
 
     println!(
-        "{}, {}, batch {}, {}², {} threads; peak: {:.1} GFLOP/s in a product of 768³, {:.1} GB/s in a copy",
+        "{}, {}, batch {}, {}², threads: {}\n\
+         peak: {:.1} GFLOP/s in a product of 768³, {:.1} GB/s in a copy; traffic that caches hold exceeds it, and so can \
+         products of codes",
         network.title(),
         contender.name,
         setting.batch,
@@ -131,14 +143,14 @@ pub fn print(
     let mut table = Table::new(head("operator"));
     table.row(row("all".into(), &all));
     for (name, total) in types.iter().take(top) {
-        table.row(row(name.to_string(), total));
+        table.row(row(name.clone(), total));
     }
     println!("\n{table}");
     let mut table = Table::new(head("node"));
-    for step in steps.into_iter().take(top) {
-        let mut total = Total::default();
-        total.add(step);
-        table.row(row(step.label.clone(), &total));
+    for step in steps.iter().take(top) {
+        let mut one = Total::default();
+        one.add(step);
+        table.row(row(step.label.clone(), &one));
     }
     println!("{table}");
     Ok(())
