@@ -61,27 +61,25 @@ impl Comparison {
         timed.min_by(|a, b| a.time().total_cmp(&b.time()))
     }
 
-    /// Who the peers are against which this task is compared.
-    fn peer(&self) -> (Side, &'static str) {
+    /// The peer against which this task is compared, and the headings of the two ratios.
+    fn peer(&self) -> (Side, [&'static str; 2]) {
         match self.task {
-            Task::Training => (Side::Torch, "torch"),
-            Task::Evaluation => (Side::OnnxRuntime, "ORT"),
+            Task::Training => (Side::Torch, ["/ torch float", "/ torch QAT"]),
+            Task::Evaluation => (Side::OnnxRuntime, ["/ ORT float", "/ ORT int8"]),
         }
     }
 
     /// One row per contender.
     pub fn table(&self, setting: Setting) -> Table {
         let Subject { network, threads, .. } = self.subject;
-        let (side, peer) = self.peer();
+        let (side, [over_float, over_quantized]) = self.peer();
         let (float, quantized) = (self.best(side, false), self.best(side, true));
-        let head = ["", "ms/step", "fastest", &format!("/ {peer} float"), &format!("/ {peer} int8")];
-        let head = head.map(str::to_string).into_iter();
         let what = if self.task == Task::Training { "training step" } else { "evaluation" };
         let (batch, size_) = (setting.batch, setting.size);
         let s = if threads == 1 { "" } else { "s" };
         let title = format!("{}, {what}, batch {batch}, {size_}², {threads} thread{s}", network.title());
-        let mut table =
-            Table::new(head.chain(["peak memory", "before", ""].map(str::to_string))).title(title);
+        let head = ["", "ms/step", "fastest", over_float, over_quantized, "peak memory", "before", ""];
+        let mut table = Table::new(head).title(title);
         for (contender, r) in self.pairs() {
             let against = |other: Option<&Results>| number(other.map_or(f64::NAN, |o| r.ratio(o)), 2);
             let fastest = r.rounds.iter().flatten().copied().fold(f64::NAN, f64::min);
