@@ -1,5 +1,6 @@
 //! `cargo xtask`: the commands of `onnx-qat`, and the chores of this repository.
 
+mod bench;
 mod tidy;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 const CHORES: &str = "\
 Chores of this repository:
+  bench            Measure training and evaluation steps, ours and of other frameworks; see --help
   golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
   tidy             Check dependencies between crates, file sizes and texts
 ";
@@ -15,6 +17,7 @@ Chores of this repository:
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     match args.first().and_then(|a| a.to_str()) {
+        Some("bench") => bench::run(&args[1..]),
         Some("golden") => golden(&args[1..]),
         Some("tidy") => tidy::run(),
         first => {

@@ -8,5 +8,5 @@ mod machine;
 mod memory;
 mod program;
 
-pub use machine::{Machine, Profile};
+pub use machine::{Machine, Measured, Profile};
 pub use program::{Error, Program};

@@ -1,18 +1,33 @@
 //! A program with its memory.
 
 use crate::memory::{Buffer, Line};
-use crate::program::{Error, Place, Port, Program, allocate};
+use crate::program::{Error, Instr, Place, Port, Program, allocate};
 use ir::Io;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tensor::{Element, Tensor};
 
-/// Time per step of a profiled run.
+/// One step of a profiled program.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Operator.
+    pub op: String,
+    /// Operator and node.
+    pub label: String,
+    /// Time of all runs together.
+    pub time: Duration,
+    /// Multiplications and additions of one run ([`ir::Op::flops`]), 0 where none are counted.
+    pub flops: u64,
+    /// Sizes of all operands and results: what one run moves at least, unless it stays in a cache.
+    pub bytes: u64,
+}
+
+/// Time per step of profiled runs.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// Operator, node label, total time, in program order.
-    pub steps: Vec<(String, String, Duration)>,
+    /// In program order, without those that do no work.
+    pub steps: Vec<Measured>,
 }
 
 /// Runs a [`Program`]. Variables keep their values from one run to the next.
@@ -38,8 +53,14 @@ impl Machine {
 
     /// Begins to measure the time of each step.
     pub fn start_profile(&mut self) {
-        let steps =
-            self.program.instrs.iter().map(|i| (i.op.clone(), i.label.clone(), Duration::ZERO)).collect();
+        let measured = |i: &Instr| Measured {
+            op: i.op.clone(),
+            label: i.label.clone(),
+            time: Duration::ZERO,
+            flops: i.flops,
+            bytes: i.ins.iter().flatten().chain(&i.outs).map(|p| p.bytes as u64).sum(),
+        };
+        let steps = self.program.instrs.iter().filter(|i| !i.step.view).map(measured).collect();
         self.profile = Some(Profile { steps });
     }
 
@@ -54,10 +75,7 @@ impl Machine {
     /// When a step finds something wrong with the data: names the node.
     pub fn run(&mut self) -> Result<(), Error> {
         let program = Arc::clone(&self.program);
-        for (index, instr) in program.instrs.iter().enumerate() {
-            if instr.step.view {
-                continue;
-            }
+        for (index, instr) in program.instrs.iter().filter(|i| !i.step.view).enumerate() {
             let start = self.profile.is_some().then(Instant::now);
             let mut taken: SmallVec<[Vec<Line>; 4]> =
                 instr.outs.iter().map(|p| self.buffers[p.buffer].take()).collect();
@@ -83,7 +101,7 @@ impl Machine {
             }
             result.map_err(|what| Error::Node { node: instr.label.clone(), what })?;
             if let (Some(profile), Some(start)) = (&mut self.profile, start) {
-                profile.steps[index].2 += start.elapsed();
+                profile.steps[index].time += start.elapsed();
             }
         }
         for &(from, to) in &program.copies {

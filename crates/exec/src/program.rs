@@ -38,6 +38,7 @@ pub(crate) struct Instr {
     /// Operator and node, for messages and profiles.
     pub label: String,
     pub op: String,
+    pub flops: u64,
     pub ins: Vec<Option<Place>>,
     pub outs: Vec<Place>,
     /// Which result took the buffer of operand `i`.
@@ -81,6 +82,7 @@ struct Draft {
     step: Step,
     label: String,
     op: String,
+    flops: u64,
     ins: Vec<Option<usize>>,
     outs: Vec<usize>,
 }
@@ -253,6 +255,7 @@ impl Compiler<'_> {
             step,
             label: node.label(),
             op: op.name().to_string(),
+            flops: op.flops(&lower).unwrap_or(0),
             ins: operands,
             outs: made,
         });
@@ -282,7 +285,8 @@ impl Compiler<'_> {
             let t = self.new_tensor(self.tensors[source].bytes, false, None);
             let label = format!("Relayout of \"{}\"", self.graph.value(v).name);
             let step = convert(&o, layout);
-            let draft = Draft { step, label, op: "Relayout".into(), ins: vec![Some(source)], outs: vec![t] };
+            let op = "Relayout".to_string();
+            let draft = Draft { step, label, op, flops: 0, ins: vec![Some(source)], outs: vec![t] };
             self.drafts.push(draft);
             t
         };
@@ -440,6 +444,7 @@ impl Compiler<'_> {
                 step: d.step,
                 label: d.label,
                 op: d.op,
+                flops: d.flops,
                 ins,
                 outs,
                 shared,

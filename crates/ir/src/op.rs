@@ -321,6 +321,12 @@ pub trait Op: Any + Debug + Send + Sync {
         Err(format!("the executor has no kernel for {}", self.name()))
     }
 
+    /// For profiles: multiplications and additions of an operator that is made of products, two for each pair of
+    /// numbers. Asked with operands that [`Op::lower`] took.
+    fn flops(&self, _cx: &Lower) -> Option<u64> {
+        None
+    }
+
     /// Behaviour under quantization.
     fn quant(&self) -> QuantRole {
         QuantRole::Float

@@ -4,6 +4,7 @@
 //! The history of the operator brings element types only. The executor runs one and two spatial axes.
 
 use crate::ChannelSum;
+use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::conv::{self, Rounding};
@@ -165,6 +166,10 @@ impl Op for Conv {
         });
         Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))
     }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(&cx.outs[0], cx.optional(1)?)
+    }
 }
 
 /// `ConvInputGrad(dy, w)`: the gradient of [`Conv`] with respect to its input, `(N, C, input...)`.
@@ -229,6 +234,10 @@ impl Op for ConvInputGrad {
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::input_grad_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, cx.optional(1)?)
     }
 }
 
@@ -303,6 +312,10 @@ impl Op for ConvWeightGrad {
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::weight_grad_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, &cx.outs[0])
     }
 }
 
@@ -442,6 +455,28 @@ mod tests {
         let args = [&x, &w].map(|ty| Some(ir::Arg { ty, value: None }));
         let op = Conv { window: Window::new(&[3, 3], 1, 1), group: 1 };
         assert_eq!(op.infer(&Infer::new(&args, 1)).unwrap()[0].to_string(), "float[N,8,H,7]");
+    }
+
+    #[test]
+    fn the_three_products_are_as_much_work() {
+        let operand = |shape: &[usize]| ir::Operand {
+            dtype: tensor::DType::F32,
+            shape: shape.to_vec(),
+            layout: ir::Layout::Plain,
+            value: None,
+        };
+        let (x, w, y) = (operand(&[2, 6, 5, 5]), operand(&[4, 3, 3, 3]), operand(&[2, 4, 3, 3]));
+        let flops = |op: &dyn Op, ins: [&ir::Operand; 2], out: &ir::Operand| {
+            op.flops(&Lower { ins: ins.map(|o| Some(o.clone())).to_vec(), outs: vec![out.clone()] })
+        };
+        let (window, group) = (Window::new(&[3, 3], 1, 0), 2);
+        let forward = flops(&Conv { window: window.clone(), group }, [&x, &w], &y);
+        let input = vec![5, 5];
+        let grads = [
+            flops(&ConvInputGrad { window: window.clone(), group, input }, [&y, &w], &x),
+            flops(&ConvWeightGrad { window, group }, [&y, &x], &w),
+        ];
+        assert_eq!((forward, grads), (Some(2 * 72 * 27), [forward; 2]));
     }
 
     #[test]

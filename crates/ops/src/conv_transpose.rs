@@ -4,6 +4,7 @@
 //! only. The executor runs one and two spatial axes.
 
 use crate::conv::{check_axis, kernel_sizes, parse_group, ranks};
+use crate::shapes::conv_products;
 use crate::window::{AutoPad, Window};
 use crate::{ChannelSum, Conv, ConvWeightGrad};
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
@@ -191,6 +192,10 @@ impl Op for ConvTranspose {
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::transpose_forward_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, cx.optional(1)?)
     }
 
     fn quant(&self) -> QuantRole {

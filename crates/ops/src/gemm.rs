@@ -2,7 +2,7 @@
 //!
 //! Opset 11 made `C` optional; before 7 broadcasting was an attribute.
 
-use crate::shapes::sum_to;
+use crate::shapes::{products, sum_to};
 use crate::{ChannelSum, Mul};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::broadcast::Broadcast;
@@ -165,6 +165,10 @@ impl Op for Gemm {
             multiply(alpha, a, b, if bias.is_some() { beta } else { 0.0 }, MatrixMut::new(y, m, n));
             Ok(())
         }))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), cx.optional(0)?.shape[usize::from(!self.trans_a)])
     }
 }
 

@@ -1,7 +1,7 @@
 //! `MatMul` (ONNX 1, 9, 13): matrix product with NumPy's rules for more or fewer than two axes; and its gradient
 //! `qat.MatMulGrad`. The history of the operator brings element types only.
 
-use crate::shapes::broadcast;
+use crate::shapes::{broadcast, products};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::broadcast::broadcast_shape;
 use kernels::matmul::{Matrix, MatrixMut, multiply, multiply_batched};
@@ -93,6 +93,10 @@ impl Op for MatMul {
             multiply_batched(1.0, operands, 0.0, parts.output(0), m, n);
             Ok(())
         }))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), *cx.optional(0)?.shape.last()?)
     }
 }
 
@@ -262,6 +266,14 @@ impl Op for MatMulGrad {
             }
             Ok(())
         }))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let inner = match (&self.of, &self.shape[..]) {
+            (Side::Left, [.., inner]) | (Side::Right, [.., inner, _] | [inner]) => *inner,
+            _ => return None,
+        };
+        products(cx.optional(0)?.len(), inner)
     }
 }
 

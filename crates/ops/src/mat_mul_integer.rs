@@ -2,6 +2,7 @@
 
 use crate::mat_mul::{Plan, product_shape};
 use crate::q_linear::codes;
+use crate::shapes::products;
 use ir::{Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer::{Codes, multiply};
 use tensor::DType;
@@ -82,6 +83,10 @@ impl Op for MatMulInteger {
             }
             Ok(())
         }))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), *cx.optional(0)?.shape.last()?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::q_linear::{MICROSOFT, affine_at, codes, per_channel};
 use crate::q_linear_mat_mul::{product, rows_by_matrix};
+use crate::shapes::products;
 use ir::{Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use tensor::DType;
 
@@ -44,6 +45,10 @@ impl Op for MatMulIntegerToFloat {
             Ok(())
         });
         Ok(step.workspace::<u32>(workspace))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), *cx.optional(0)?.shape.last()?)
     }
 }
 

@@ -2,6 +2,7 @@
 //! result, to f32.
 
 use crate::q_linear::{MICROSOFT, affine, bias, check_affine, code_dtype, codes, per_channel, weight};
+use crate::shapes::products;
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer;
 use tensor::DType;
@@ -100,6 +101,10 @@ impl Op for QGemm {
             Ok(())
         });
         Ok(step.workspace::<u32>(workspace))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), *cx.optional(0)?.shape.last()?)
     }
 }
 

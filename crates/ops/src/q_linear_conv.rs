@@ -2,6 +2,7 @@
 
 use crate::conv::{check_axis, kernel_sizes, parse_group, plan, ranks};
 use crate::q_linear::{affine, bias, check_affine, code_dtype, codes, per_channel, weight};
+use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::conv::Rounding;
@@ -61,6 +62,10 @@ impl Op for QLinearConv {
             Ok(())
         });
         Ok(step.workspace::<u32>(workspace))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(&cx.outs[0], cx.optional(3)?)
     }
 
     fn layouts(&self) -> Layouts {

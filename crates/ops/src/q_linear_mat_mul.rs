@@ -2,6 +2,7 @@
 
 use crate::q_gemm::transposed;
 use crate::q_linear::{affine, check_affine, code_dtype, codes, per_channel, weight};
+use crate::shapes::products;
 use ir::{Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer;
 
@@ -73,6 +74,10 @@ impl Op for QLinearMatMul {
             Ok(())
         });
         Ok(step.workspace::<u32>(workspace))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), *cx.optional(0)?.shape.last()?)
     }
 }
 

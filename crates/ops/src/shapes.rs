@@ -1,7 +1,7 @@
 //! Shape rules that several operators share.
 
 use crate::SumTo;
-use ir::{Dim, Infer, Type, ValueId, Vjp};
+use ir::{Dim, Infer, Operand, Type, ValueId, Vjp};
 use tensor::{DType, Tensor};
 
 /// Shape of a multidirectional broadcast (ONNX broadcasting: right-aligned, size 1 stretches).
@@ -89,6 +89,16 @@ pub(crate) fn integers(cx: &Infer, i: usize) -> Result<Option<Vec<i64>>, String>
 /// A list of integers as an operand: the form in which newer operator sets take what was an attribute.
 pub(crate) fn list(values: &[i64]) -> Tensor {
     Tensor::new(&[values.len()], values.to_vec())
+}
+
+/// Operations of `count` sums of `inner` products each.
+pub(crate) fn products(count: usize, inner: usize) -> Option<u64> {
+    Some(2 * count as u64 * inner as u64)
+}
+
+/// Operations of a convolution that makes `y` (or takes it, as a gradient) with the weight `w`, `(O, I, kernel...)`.
+pub(crate) fn conv_products(y: &Operand, w: &Operand) -> Option<u64> {
+    products(y.len(), w.shape[1..].iter().product())
 }
 
 /// Evaluates the expression with `$T` an unsigned integer as wide as the element type: for kernels that only move elements.
