@@ -49,6 +49,11 @@ impl Shape {
         self.channels * (2 * self.batch.div_ceil(self.piece())).max(3)
     }
 
+    /// Workspace of [`statistics_and_extremes`], in elements.
+    pub fn extremes_workspace(self) -> usize {
+        4 * self.channels * self.batch.div_ceil(self.piece())
+    }
+
     /// Outer size of a piece of work. At least 32 rows keep the partial sums small against the data.
     pub(crate) fn piece(self) -> usize {
         let row = (self.channels * self.spatial).max(1);
@@ -116,10 +121,9 @@ pub fn statistics(
     inv_std: &mut [f32],
     workspace: &mut [f32],
 ) {
-    let channels = shape.channels;
     assert_eq!(x.len(), shape.len(), "activations of {shape:?}");
-    assert_eq!([mean.len(), variance.len(), inv_std.len()], [channels; 3], "statistics of {shape:?}");
     assert_eq!(workspace.len(), shape.workspace(), "workspace of {shape:?}");
+    let channels = shape.channels;
     if channels == 0 {
         return;
     }
@@ -129,10 +133,57 @@ pub fn statistics(
         let (mean, squares) = part.split_at_mut(channels);
         moments_piece(isa, shape, piece(shape, x, i), mean, squares);
     });
+    join_moments(shape, pieces, 2, epsilon, Statistics { mean, variance, inv_std });
+}
+
+/// [`statistics`], and the smallest and largest value of every channel, in the same sweep. NaN is left out of the extremes, but
+/// makes the mean NaN.
+///
+/// # Panics
+/// When a slice has not the length that `shape` says; `workspace` has [`Shape::extremes_workspace`].
+pub fn statistics_and_extremes(
+    shape: Shape,
+    x: &[f32],
+    epsilon: f32,
+    stats: Statistics<'_>,
+    [min, max]: [&mut [f32]; 2],
+    workspace: &mut [f32],
+) {
+    let channels = shape.channels;
+    assert_eq!(x.len(), shape.len(), "activations of {shape:?}");
+    assert_eq!([min.len(), max.len()], [channels; 2], "extremes of {shape:?}");
+    assert_eq!(workspace.len(), shape.extremes_workspace(), "workspace of {shape:?}");
+    if channels == 0 {
+        return;
+    }
+    let isa = Isa::detect();
+    for_each_chunk(workspace, 4 * channels, |i, part| {
+        let (moments, extremes) = part.split_at_mut(2 * channels);
+        let (mean, squares) = moments.split_at_mut(channels);
+        let (min, max) = extremes.split_at_mut(channels);
+        let x = piece(shape, x, i);
+        moments_piece(isa, shape, x, mean, squares);
+        extremes_piece(isa, shape, x, min, max);
+    });
+    min.fill(f32::INFINITY);
+    max.fill(f32::NEG_INFINITY);
+    for part in workspace.chunks_exact(4 * channels) {
+        let (lowest, largest) = part[2 * channels..].split_at(channels);
+        min.iter_mut().zip(lowest).for_each(|(min, x)| *min = min.min(*x));
+        max.iter_mut().zip(largest).for_each(|(max, x)| *max = max.max(*x));
+    }
+    join_moments(shape, workspace, 4, epsilon, stats);
+}
+
+/// Joins mean and sum of squares of the pieces, which are the first two rows of each; a piece has `rows` rows of channels.
+fn join_moments(shape: Shape, pieces: &[f32], rows: usize, epsilon: f32, stats: Statistics<'_>) {
+    let channels = shape.channels;
+    let Statistics { mean, variance, inv_std } = stats;
+    assert_eq!([mean.len(), variance.len(), inv_std.len()], [channels; 3], "statistics of {shape:?}");
     for start in (0..channels).step_by(BLOCK) {
         let len = BLOCK.min(channels - start);
         let (mut count, mut means, mut squares) = (0.0, [0.0; BLOCK], [0.0; BLOCK]);
-        for (i, part) in pieces.chunks_exact(2 * channels).enumerate() {
+        for (i, part) in pieces.chunks_exact(rows * channels).enumerate() {
             let n = (shape.piece().min(shape.batch - i * shape.piece()) * shape.spatial) as f64;
             let share = n / (count + n);
             for c in 0..len {
@@ -327,6 +378,20 @@ pub fn grad_input_frozen(
     affine(shape, dy, a, b, dx);
 }
 
+/// The smaller number; the first one when the second one is NaN, and infinity for two NaNs.
+#[inline(always)]
+fn least(a: f32, b: f32) -> f32 {
+    let a = if a.is_nan() { f32::INFINITY } else { a };
+    if b < a { b } else { a }
+}
+
+/// The larger number, as [`least`].
+#[inline(always)]
+fn largest(a: f32, b: f32) -> f32 {
+    let a = if a.is_nan() { f32::NEG_INFINITY } else { a };
+    if b > a { b } else { a }
+}
+
 /// `y = f(c, x...)` for every element, whose channel is `c`.
 #[inline(always)]
 fn map_channels<const K: usize>(
@@ -382,6 +447,39 @@ dispatch! {
             for (i, x) in x.chunks_exact(spatial).enumerate() {
                 let mean = mean[i % channels];
                 squares[i % channels] += sum_of(x, |x| (x - mean) * (x - mean));
+            }
+        }
+    }
+
+    /// Smallest and largest value of each channel of a piece.
+    fn extremes_piece(shape: Shape, x: &[f32], min: &mut [f32], max: &mut [f32]) {
+        let Shape { channels, spatial, .. } = shape;
+        min.fill(f32::INFINITY);
+        max.fill(f32::NEG_INFINITY);
+        if spatial == 1 {
+            let rows = x.chunks_exact(4 * channels);
+            let rest = rows.remainder();
+            let (min, max) = (&mut min[..channels], &mut max[..channels]);
+            for x in rows {
+                let row = |r: usize| &x[r * channels..][..channels];
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                for i in 0..channels {
+                    min[i] = least(least(min[i], least(a[i], b[i])), least(c[i], d[i]));
+                    max[i] = largest(largest(max[i], largest(a[i], b[i])), largest(c[i], d[i]));
+                }
+            }
+            for x in rest.chunks_exact(channels) {
+                for i in 0..channels {
+                    min[i] = least(min[i], x[i]);
+                    max[i] = largest(max[i], x[i]);
+                }
+            }
+        } else {
+            for (run, x) in x.chunks_exact(spatial).enumerate() {
+                for &x in x {
+                    min[run % channels] = least(min[run % channels], x);
+                    max[run % channels] = largest(max[run % channels], x);
+                }
             }
         }
     }

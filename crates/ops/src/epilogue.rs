@@ -7,7 +7,7 @@ use crate::batch_normalization::{channels, check_parameter, shape};
 use crate::decode::values;
 use crate::{pact, unary};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
-use kernels::batch_norm::{self, Shape};
+use kernels::batch_norm::{self, Shape, Statistics};
 use kernels::elementwise::Unary;
 use kernels::quant::{self, Grid, Operand, Settings, Source};
 use std::sync::Arc;
@@ -230,15 +230,35 @@ impl Op for Epilogue {
             return Err("a batch without elements has no statistics".into());
         }
         let channels = shape.map_or(0, |shape| shape.channels);
+        // Extremes of the channels are those of the result, where all is monotone.
+        let by_channel = shape.is_some() && self.quantizer.is_some() && kernel.is_monotone();
+        let own = if by_channel { 4 * channels } else { 2 * channels };
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
-            let (own, workspace) = parts.workspace::<f32>().split_at_mut(2 * channels);
-            let (variance, scale) = own.split_at_mut(channels);
+            let (own, workspace) = parts.workspace::<f32>().split_at_mut(own);
+            let (variance, own) = own.split_at_mut(channels);
+            let (scale, extremes) = own.split_at_mut(channels);
+            let (min, max) = extremes.split_at_mut(if by_channel { channels } else { 0 });
             let source = match (op.norm, shape) {
                 (Some(norm), Some(shape)) => {
                     let x = parts.input::<f32>(0);
                     let (mean, inv_std) = (parts.output(3), parts.output(4));
-                    batch_norm::statistics(shape, x, norm.epsilon, mean, variance, inv_std, workspace);
+                    let stats =
+                        Statistics { mean: &mut *mean, variance: &mut *variance, inv_std: &mut *inv_std };
+                    if by_channel {
+                        let extremes = [&mut *min, &mut *max];
+                        batch_norm::statistics_and_extremes(
+                            shape,
+                            x,
+                            norm.epsilon,
+                            stats,
+                            extremes,
+                            workspace,
+                        );
+                    } else {
+                        let Statistics { mean, variance, inv_std } = stats;
+                        batch_norm::statistics(shape, x, norm.epsilon, mean, variance, inv_std, workspace);
+                    }
                     if let (Some(old_mean), Some(old_variance)) =
                         (parts.optional(MEAN), parts.optional(VARIANCE))
                     {
@@ -256,7 +276,11 @@ impl Op for Epilogue {
             if let Some(quantizer) = op.quantizer {
                 let statistic = quantizer.scale.statistic;
                 let state = parts.updated::<f32>(STATE, op.state_result());
-                let extremes = kernel.range(settings, source);
+                let extremes = if by_channel {
+                    kernel.range_of_channels(settings, source, [&*min, &*max])
+                } else {
+                    kernel.range(settings, source)
+                };
                 if extremes.finite {
                     if !source.is_empty() {
                         statistic.take(extremes, state);
@@ -278,7 +302,8 @@ impl Op for Epilogue {
             }
             Ok(())
         });
-        let step = step.workspace::<f32>(2 * channels + shape.map_or(0, Shape::workspace));
+        let of_statistics = if by_channel { Shape::extremes_workspace } else { Shape::workspace };
+        let step = step.workspace::<f32>(own + shape.map_or(0, of_statistics));
         Ok(if self.quantizer.is_some() { step.in_place(STATE, self.state_result()) } else { step })
     }
 

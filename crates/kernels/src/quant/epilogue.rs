@@ -729,6 +729,39 @@ impl Epilogue {
         parallel::reduce(source.len(), source.piece_len(), piece, Extremes::merge).unwrap_or(Extremes::EMPTY)
     }
 
+    /// Whether [`Epilogue::range_of_channels`] knows the range.
+    pub fn is_monotone(self) -> bool {
+        match self.activation {
+            Unary::HardSwish => false,
+            Unary::HardSigmoid { alpha, .. } => alpha >= 0.0,
+            _ => true,
+        }
+    }
+
+    /// [`Epilogue::range`] of a normalization from the extremes of the channels of `x`: all operations are monotone, rounding
+    /// included, so that extremes become extremes. The values are finite when mean and `scale` are.
+    ///
+    /// # Panics
+    /// When the activation is not monotone ([`Epilogue::is_monotone`]), or the source is none of a normalization.
+    pub fn range_of_channels(
+        self,
+        settings: Settings,
+        source: Source<'_>,
+        [min, max]: [&[f32]; 2],
+    ) -> Extremes {
+        assert!(self.is_monotone(), "{:?} is not monotone", self.activation);
+        let Source::Norm { mean, scale, beta, .. } = source else { panic!("a source without normalization") };
+        let clipping = Clipping::of(self.pact, settings.threshold);
+        let mut range = Extremes::EMPTY;
+        with_activation!(self, a => for c in 0..mean.len() {
+            for x in [min[c], max[c]] {
+                let p = Clipped(a, clipping).of((x - mean[c]) * scale[c] + beta[c]);
+                range = range.merge(Extremes { min: p, max: p, finite: p.is_finite() && mean[c].is_finite() });
+            }
+        });
+        range
+    }
+
     /// Workspace of [`Epilogue::backward_norm`], in elements.
     pub fn backward_norm_workspace(shape: Shape) -> usize {
         shape.channels * (4 + 3 * shape.batch.div_ceil(shape.piece()))
@@ -964,6 +997,7 @@ mod tests {
             let (x, dy) = (drawn(1, shape.len(), 2.0), drawn(3, shape.len(), 1.0));
             let gamma: Vec<f32> = drawn(4, channels, 0.5).iter().map(|g| g + 1.0).collect();
             let beta = drawn(5, channels, 0.5);
+            let (mut low, mut high) = (vec![0.0; channels], vec![0.0; channels]);
             let (mut mean, mut variance, mut inv_std) =
                 (vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]);
             let mut u = vec![0.0; x.len()];
@@ -973,7 +1007,19 @@ mod tests {
             batch_norm::forward_training(shape, &x, &gamma, &beta, 1e-3, &mut u, stats, &mut workspace);
             let scale: Vec<f32> = gamma.iter().zip(&inv_std).map(|(g, s)| g * s).collect();
             let source = Source::Norm { shape, x: &x, mean: &mean, scale: &scale, beta: &beta };
+            let mut of_extremes = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+            let [a, b, c] = &mut of_extremes;
+            let stats = batch_norm::Statistics { mean: a, variance: b, inv_std: c };
+            let mut more = vec![0.0; shape.extremes_workspace()];
+            batch_norm::statistics_and_extremes(shape, &x, 1e-3, stats, [&mut low, &mut high], &mut more);
+            assert_eq!(of_extremes, [mean.clone(), variance.clone(), inv_std.clone()]);
             for e in all() {
+                if e.is_monotone() {
+                    assert_eq!(
+                        e.range_of_channels(SETTINGS, source, [&low, &high]),
+                        e.range(SETTINGS, source)
+                    );
+                }
                 let [_, p, y] = apart(e, &u);
                 let (du, threshold) = apart_grad(e, &u, &dy);
                 let (mut dgamma, mut dbeta, mut dx) =
