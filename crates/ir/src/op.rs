@@ -244,6 +244,9 @@ pub enum QuantRole {
     },
     /// Computes on codes when every operand and the result are quantized, each with its own scale (Add, Mul, …).
     Rescaling,
+    /// Computes in floating point in runtimes, but is written in operators that compute on codes when operand and result are
+    /// quantized (HardSwish, HardSigmoid).
+    Lowered,
     /// Moves or selects values (MaxPool, Reshape, …): the result has the codes and the scale of operand 0.
     SameScale,
     /// A clamp that the quantizer of its result performs by saturation (Relu, Clip): no pair in front of it.

@@ -52,7 +52,7 @@ impl Op for HardSigmoid {
     }
 
     fn quant(&self) -> QuantRole {
-        QuantRole::Float
+        QuantRole::Lowered
     }
 
     fn layouts(&self) -> Layouts {

@@ -10,8 +10,8 @@
 //! relu1_fq = qat.FakeQuant (relu1, …)
 //! ```
 //!
-//! Under [`Numerics::Deploy`] an operator takes part when one of its operands is quantized already: an island of integers
-//! between float operators would only cost. Under [`Numerics::Compat`] it is PaddleSlim's `AddQuantDequantPass` (V1):
+//! Under [`Numerics::Deploy`] an operator takes part when one of its operands is quantized already, or comes from an activation
+//! of such a tensor that is written on codes: an island of integers between float operators would only cost. Under [`Numerics::Compat`] it is PaddleSlim's `AddQuantDequantPass` (V1):
 //! operators of the configured types whose operands are all computed get a quantizer of their own per operand.
 
 use crate::config::{Numerics, QuantConfig};
@@ -82,7 +82,13 @@ impl QuantizeActivations {
         }
         let operands: Vec<(usize, ValueId)> =
             node.ins.iter().enumerate().filter_map(|(slot, v)| v.map(|v| (slot, v))).collect();
-        if !operands.iter().any(|&(_, v)| inserter.quantized(graph, v)) {
+        let lowered = |v: ValueId| {
+            let producer = graph.node(v.node);
+            let is_lowered = producer.op().is_some_and(|op| op.quant() == QuantRole::Lowered);
+            is_lowered
+                && producer.ins.first().copied().flatten().is_some_and(|x| inserter.quantized(graph, x))
+        };
+        if !operands.iter().any(|&(_, v)| inserter.quantized(graph, v) || lowered(v)) {
             return None;
         }
         Some(self.deploy_slots(graph, id, op.name(), &operands))
