@@ -3,6 +3,7 @@
 
 use crate::conv::{check_axis, kernel_sizes, parse_group, plan, ranks};
 use crate::decode::{decode, values};
+use crate::shapes::conv_products;
 use crate::window::Window;
 use crate::{ConvWeightGrad, FakeQuant};
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
@@ -98,6 +99,10 @@ impl Op for CodesConv {
     fn layouts(&self) -> Layouts {
         Layouts::ChannelsLast { ins: 1, outs: 1 }
     }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(&cx.outs[0], cx.optional(3)?)
+    }
 }
 
 /// `CodesConvWeightGrad(dy, x, x_scale, x_zero_point)`: [`ConvWeightGrad`] with `x` as uint8 codes.
@@ -137,6 +142,10 @@ impl Op for CodesConvWeightGrad {
             Ok(())
         });
         Ok(step.workspace::<f32>(len + conv::weight_grad_workspace(&plan)))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        conv_products(cx.optional(0)?, &cx.outs[0])
     }
 }
 

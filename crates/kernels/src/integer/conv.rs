@@ -373,6 +373,7 @@ impl TrainedConv {
     ///
     /// # Panics
     /// When a slice has not the length of its shape, or `workspace` is shorter than [`TrainedConv::workspace`].
+    #[allow(clippy::too_many_arguments)]
     pub fn values(
         &self,
         x: &[u8],
