@@ -638,6 +638,8 @@ fn lanes(dy: &mut [f32], sums: &mut [f32; LANES], f: impl Fn(usize, f32) -> (f32
 
 /// Independent accumulators of a reduction.
 const LANES: usize = 32;
+/// Channels whose sums over pieces are joined at a time.
+const JOINED: usize = 16;
 /// Elements that are held between two loops over them.
 const BLOCK: usize = 2048;
 
@@ -803,16 +805,21 @@ impl Epilogue {
             sums_piece(isa, self, settings, source, dy, of_g, of_products, of_threshold);
         });
         let mut threshold = 0f64;
-        for c in 0..channels {
-            let mut sums = [0f64; 3];
+        for start in (0..channels).step_by(JOINED) {
+            let len = JOINED.min(channels - start);
+            let mut sums = [[0f64; JOINED]; 3];
             for piece in pieces.chunks_exact(3 * channels) {
-                for (k, sum) in sums.iter_mut().enumerate() {
-                    *sum += f64::from(piece[k * channels + c]);
+                for (k, sums) in sums.iter_mut().enumerate() {
+                    let piece = &piece[k * channels + start..][..len];
+                    sums.iter_mut().zip(piece).for_each(|(sum, &x)| *sum += f64::from(x));
                 }
             }
-            dbeta[c] = sums[0] as f32;
-            dgamma[c] = (sums[1] * f64::from(inv_std[c])) as f32;
-            threshold += sums[2];
+            for i in 0..len {
+                let c = start + i;
+                dbeta[c] = sums[0][i] as f32;
+                dgamma[c] = (sums[1][i] * f64::from(inv_std[c])) as f32;
+                threshold += sums[2][i];
+            }
         }
         let n = shape.count().max(1) as f32;
         let (a, rest) = abc.split_at_mut(channels);
