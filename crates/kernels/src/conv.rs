@@ -19,6 +19,7 @@
 //! [`transpose_input_grad`] and [`transpose_weight_grad`] do the rest.
 
 use crate::depthwise;
+use crate::implicit::{self, Gather, Side};
 use crate::matmul::{Matrix, MatrixMut, multiply};
 use crate::parallel;
 use crate::relayout::permute;
@@ -213,13 +214,7 @@ pub fn forward_workspace(conv: &Conv) -> usize {
     if conv.is_small() {
         return 0;
     }
-    packed_workspace(conv)
-}
-
-/// Packed weights, and the patches of [`forward_packed`].
-fn packed_workspace(conv: &Conv) -> usize {
-    let tiles = Tiles::forward(conv);
-    conv.weight_len() + tiles.parts * tiles.patches
+    implicit::gather_workspace(conv, conv.group_outputs())
 }
 
 /// `y = conv(x, w) + bias`, the ONNX `Conv` operator.
@@ -255,46 +250,23 @@ pub fn forward(
         bias.into_iter().for_each(|bias| add_bias(Isa::detect(), bias, y));
         return;
     }
-    let (packed, patches) = workspace.split_at_mut(conv.weight_len());
-    // (groups, O, C, kernel) to (groups, kernel, C, O): the right operand of the product, row by row.
-    let shape = [conv.groups, outputs, inputs, conv.window.kernel_len()];
-    permute(w, &shape, &[0, 3, 2, 1], packed);
-    forward_packed(conv, x, packed, bias, y, patches);
-}
-
-/// [`forward`] with weights `(groups, kernel positions, C / groups, O / groups)`.
-fn forward_packed(
-    conv: &Conv,
-    x: &[f32],
-    packed: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-    patches: &mut [f32],
-) {
-    let isa = Isa::detect();
-    let tiles = Tiles::forward(conv);
-    let (width, outputs) = (conv.patch_len(), conv.group_outputs());
-    let part = |part: usize, y: &mut [f32], patches: &mut [f32]| {
-        for (first, rows) in tiles.of(y.len() / conv.out_channels) {
-            let y = &mut y[first * conv.out_channels..][..rows * conv.out_channels];
-            for group in 0..conv.groups {
-                let patches = patch_matrix(conv, x, group, part * tiles.part_rows + first, rows, patches);
-                let weights = Matrix::new(&packed[group * width * outputs..], width, outputs);
-                let y = MatrixMut::strided(&mut y[group * outputs..], rows, outputs, conv.out_channels);
-                multiply(1.0, patches, weights, 0.0, y);
-            }
-            if let Some(bias) = bias {
-                add_bias(isa, bias, y);
-            }
-        }
+    let kernel = conv.window.kernel_len();
+    let gather = Gather {
+        batch: conv.batch,
+        groups: conv.groups,
+        inputs,
+        outputs,
+        source: x,
+        weights: w,
+        input_stride: kernel,
+        output_stride: inputs * kernel,
+        group_stride: outputs * inputs * kernel,
+        kernel_width: conv.window.width.kernel,
+        bias,
+        target_size: (conv.window.height.output, conv.window.width.output),
     };
-    let part_len = (tiles.part_rows * conv.out_channels).max(1);
-    if tiles.patches == 0 {
-        parallel::for_each_chunk(y, part_len, |i, y| part(i, y, &mut []));
-    } else {
-        let patches = &mut patches[..tiles.parts * tiles.patches];
-        parallel::for_each_chunk2(y, part_len, patches, tiles.patches, part);
-    }
+    let (height, width) = (Side::forward(&conv.window.height), Side::forward(&conv.window.width));
+    gather.run(Isa::detect(), height, width, y, workspace);
 }
 
 /// Length of the workspace of [`input_grad`], in `f32`.
@@ -302,14 +274,10 @@ pub fn input_grad_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::gather_workspace(conv);
     }
-    if conv.is_pointwise() {
+    if conv.is_small() {
         return 0;
     }
-    if let Some(flipped) = conv.flipped() {
-        return packed_workspace(&flipped);
-    }
-    let tiles = Tiles::scatter(conv);
-    conv.weight_len() + tiles.parts * tiles.patches
+    implicit::gather_workspace(conv, conv.group_inputs())
 }
 
 /// Gradient of [`forward`] by its input: `dx = conv^T(dy, w)`.
@@ -324,7 +292,7 @@ pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace:
         return depthwise::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
     }
     let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
-    if conv.is_pointwise() {
+    if conv.is_small() {
         for group in 0..conv.groups {
             let dy = Matrix::strided(&dy[group * outputs..], conv.rows(), outputs, conv.out_channels, 1);
             let w = Matrix::new(&w[group * outputs * inputs..], outputs, inputs);
@@ -338,39 +306,27 @@ pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace:
         }
         return;
     }
-    let (packed, patches) = workspace.split_at_mut(conv.weight_len());
-    let shape = [conv.groups, outputs, inputs, kernel];
-    if let Some(flipped) = conv.flipped() {
-        // To (groups, kernel, O, C), the kernel positions in reverse.
-        permute(w, &shape, &[0, 3, 1, 2], packed);
-        for group in packed.chunks_exact_mut(kernel * outputs * inputs) {
-            reverse_chunks(group, outputs * inputs);
+    let gather = Gather {
+        batch: conv.batch,
+        groups: conv.groups,
+        inputs: outputs,
+        outputs: inputs,
+        source: dy,
+        weights: w,
+        input_stride: inputs * kernel,
+        output_stride: kernel,
+        group_stride: outputs * inputs * kernel,
+        kernel_width: conv.window.width.kernel,
+        bias: None,
+        target_size: (conv.window.height.input, conv.window.width.input),
+    };
+    let (height, width) = (conv.window.height, conv.window.width);
+    for row in 0..height.stride.min(height.input) {
+        for column in 0..width.stride.min(width.input) {
+            let (height, width) = (Side::backward(&height, row), Side::backward(&width, column));
+            gather.run(Isa::detect(), height, width, dx, workspace);
         }
-        return forward_packed(&flipped, dy, packed, None, dx, patches);
     }
-    // To (groups, O, kernel, C): a row of the product is a patch.
-    permute(w, &shape, &[0, 1, 3, 2], packed);
-    let isa = Isa::detect();
-    let tiles = Tiles::scatter(conv);
-    let width = conv.patch_len();
-    let images = tiles.part_rows / conv.window.output_len().max(1);
-    let dx_len = (images * conv.window.input_len() * conv.in_channels).max(1);
-    let patches = &mut patches[..tiles.parts * tiles.patches];
-    parallel::for_each_chunk2(dx, dx_len, patches, tiles.patches.max(1), |part, dx, patches| {
-        dx.fill(0.0);
-        let part_rows = dx.len() / (conv.window.input_len() * conv.in_channels) * conv.window.output_len();
-        for (first, rows) in tiles.of(part_rows) {
-            let row = part * tiles.part_rows + first;
-            for group in 0..conv.groups {
-                let dy = &dy[row * conv.out_channels + group * outputs..];
-                let dy = Matrix::strided(dy, rows, outputs, conv.out_channels, 1);
-                let weights = Matrix::new(&packed[group * outputs * width..], outputs, width);
-                let patches = &mut patches[..rows * width];
-                multiply(1.0, dy, weights, 0.0, MatrixMut::new(patches, rows, width));
-                scatter(isa, conv, patches, group, first, dx);
-            }
-        }
-    });
 }
 
 /// Length of the workspace of [`weight_grad`], in `f32`.

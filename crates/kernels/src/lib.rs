@@ -21,6 +21,8 @@ pub mod relayout;
 pub mod window;
 
 mod depthwise;
+mod implicit;
+mod product;
 #[cfg(test)]
 mod reference;
 

@@ -130,6 +130,9 @@ pub(crate) trait Vector: Copy {
     fn add(self, other: Self) -> Self;
     /// `self * other`, rounded.
     fn mul(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once where the vector has such an instruction, else twice: for products, whose
+    /// last bits may differ from one instruction set to another.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
 }
 
 #[allow(unsafe_code)]
@@ -157,6 +160,10 @@ impl Vector for f32 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self * other
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        self * factor + addend
     }
 }
 
@@ -187,6 +194,10 @@ impl Vector for [f32; 4] {
     fn mul(self, other: Self) -> Self {
         std::array::from_fn(|l| self[l] * other[l])
     }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        std::array::from_fn(|l| self[l] * factor[l] + addend[l])
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -197,7 +208,7 @@ pub(crate) mod wide {
     use std::arch::x86_64::*;
 
     macro_rules! vector {
-        ($type:ty, $lanes:literal, $narrower:ty, $set:ident, $load:ident, $store:ident, $add:ident, $mul:ident) => {
+        ($type:ty, $lanes:literal, $narrower:ty, $set:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $mul_add:ident) => {
             // All blocks are sound as the trait allows its use only where the CPU has the instructions.
             impl Vector for $type {
                 const LANES: usize = $lanes;
@@ -227,6 +238,11 @@ pub(crate) mod wide {
                     // SAFETY: see above.
                     unsafe { $mul(self, other) }
                 }
+                #[inline(always)]
+                fn mul_add(self, factor: Self, addend: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $mul_add(self, factor, addend) }
+                }
             }
         };
     }
@@ -239,7 +255,8 @@ pub(crate) mod wide {
         _mm256_loadu_ps,
         _mm256_storeu_ps,
         _mm256_add_ps,
-        _mm256_mul_ps
+        _mm256_mul_ps,
+        _mm256_fmadd_ps
     );
     vector!(
         __m512,
@@ -249,7 +266,8 @@ pub(crate) mod wide {
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         _mm512_add_ps,
-        _mm512_mul_ps
+        _mm512_mul_ps,
+        _mm512_fmadd_ps
     );
 }
 

@@ -192,7 +192,7 @@ impl Axis {
 /// Longest axis: sums and products of few lengths stay far from overflow, and offsets fit `i32`.
 const MAX_LENGTH: usize = i32::MAX as usize;
 
-fn gcd(mut a: usize, mut b: usize) -> usize {
+pub(crate) fn gcd(mut a: usize, mut b: usize) -> usize {
     while b != 0 {
         (a, b) = (b, a % b);
     }

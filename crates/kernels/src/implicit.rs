@@ -1,0 +1,630 @@
+//! Convolutions as products whose left or right operand, the matrix of patches, never exists.
+//!
+//! [`Gather`] is the forward pass and the gradient by the input. Each output position is a row of the product. Its
+//! patch is a run of input channels per kernel position, which the tiles read where it is; a run of zeros stands for
+//! the padding. The gradient by the input at stride `s` splits into `s` times `s` such products, one for each remainder
+//! of the input position by the stride: it meets every `s`-th kernel position only, always the same ones, at
+//! neighbouring outputs.
+//!
+//! [`weight_grad`] sums over positions. Blocks of them are packed from where they are: the output gradients to panels
+//! of a tile's rows, the inputs of a few kernel positions and channels to a panel of a tile's columns.
+//!
+//! Where a run of channels is very short, as that of an image of three, the part of the input that a block reads is
+//! copied with its padding to a strip first. In it the runs of neighbouring kernel columns join to one.
+#![allow(unsafe_code)]
+
+use crate::conv::Conv;
+use crate::parallel;
+use crate::product::{self, Job, MAX_DEPTH, MAX_ROWS, Rows, dispatch};
+use crate::simd::{Isa, Vector};
+use crate::window::{Axis, gcd};
+
+/// One spatial axis of a product: which positions of the source each position of the target meets. Target `i` is at
+/// `target_first + i * target_step` of its axis. It meets, at tap `t`, the source position
+/// `i * source_step + offset + t * offset_step` if that is in `0..sources`, with kernel position
+/// `kernel_first + t * kernel_step`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Side {
+    targets: usize,
+    target_first: usize,
+    target_step: usize,
+    sources: usize,
+    source_step: usize,
+    taps: usize,
+    kernel_first: usize,
+    kernel_step: usize,
+    offset: isize,
+    offset_step: isize,
+}
+
+impl Side {
+    /// Outputs are the targets, inputs the sources.
+    pub fn forward(axis: &Axis) -> Side {
+        Side {
+            targets: axis.output,
+            target_first: 0,
+            target_step: 1,
+            sources: axis.input,
+            source_step: axis.stride,
+            taps: axis.kernel,
+            kernel_first: 0,
+            kernel_step: 1,
+            offset: -(axis.pad_begin as isize),
+            offset_step: axis.dilation as isize,
+        }
+    }
+
+    /// Inputs that leave the remainder `phase` by the stride are the targets, outputs the sources.
+    pub fn backward(axis: &Axis, phase: usize) -> Side {
+        let common = gcd(axis.stride, axis.dilation);
+        let kernel_step = axis.stride / common;
+        let distance = |kernel: usize| (phase + axis.pad_begin) as isize - (kernel * axis.dilation) as isize;
+        let stride = axis.stride as isize;
+        let first = (0..kernel_step.min(axis.kernel)).find(|&kernel| distance(kernel) % stride == 0);
+        Side {
+            targets: axis.input.saturating_sub(phase).div_ceil(axis.stride),
+            target_first: phase,
+            target_step: axis.stride,
+            sources: axis.output,
+            source_step: 1,
+            taps: first.map_or(0, |first| (axis.kernel - first).div_ceil(kernel_step)),
+            kernel_first: first.unwrap_or(0),
+            kernel_step,
+            offset: first.map_or(0, |first| distance(first) / stride),
+            offset_step: -((axis.dilation / common) as isize),
+        }
+    }
+
+    fn kernel_at(&self, tap: usize) -> usize {
+        self.kernel_first + tap * self.kernel_step
+    }
+
+    /// The source position of a target at a tap, which may lie outside.
+    #[inline(always)]
+    fn source_at(&self, target: usize, tap: usize) -> isize {
+        (target * self.source_step) as isize + self.offset + tap as isize * self.offset_step
+    }
+
+    /// The first targets and the number of those of `first..first + count` whose source at a tap is inside.
+    #[inline(always)]
+    fn inside(&self, first: usize, count: usize, tap: usize) -> (usize, usize) {
+        let shift = self.offset + tap as isize * self.offset_step;
+        let start = (-shift).max(0) as usize;
+        let end = (self.sources as isize - shift).max(0) as usize;
+        let start = start.div_ceil(self.source_step).clamp(first, first + count);
+        let end = end.div_ceil(self.source_step).clamp(start, first + count);
+        (start, end - start)
+    }
+}
+
+/// Images of `(height, width, channels)` as the source of a product, of which every tap takes the `len` values from
+/// `first` on of a position. Within a strip these may reach into the next positions.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    data: &'a [f32],
+    channels: usize,
+    first: usize,
+    len: usize,
+    height: Side,
+    width: Side,
+}
+
+/// A position of the target in the order of memory, as `(image, row, column)`.
+#[derive(Clone, Copy)]
+struct Place {
+    image: usize,
+    row: usize,
+    column: usize,
+}
+
+impl View<'_> {
+    fn taps(&self) -> usize {
+        self.height.taps * self.width.taps
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let (height, width) = (self.height.targets, self.width.targets);
+        Place { image: at / (height * width), row: at / width % height, column: at % width }
+    }
+
+    #[inline(always)]
+    fn advance(&self, place: &mut Place, count: usize) {
+        place.column += count;
+        if place.column == self.width.targets {
+            place.column = 0;
+            place.row += 1;
+            if place.row == self.height.targets {
+                place.row = 0;
+                place.image += 1;
+            }
+        }
+    }
+
+    /// Checks what the unsafe code below relies on: every source position that a place of the first `images` images
+    /// meets, and that is inside its axes, has `len` values in `data`.
+    fn check(&self, images: usize) {
+        let positions = images * self.height.sources * self.width.sources;
+        assert!(
+            positions == 0 || (positions - 1) * self.channels + self.first + self.len <= self.data.len(),
+            "a view exceeds its slice"
+        );
+    }
+
+    /// Where the values of a place start at a tap, if they are not padding.
+    #[inline(always)]
+    fn at(&self, place: &Place, row_tap: usize, column_tap: usize) -> Option<usize> {
+        let row = self.height.source_at(place.row, row_tap);
+        let column = self.width.source_at(place.column, column_tap);
+        // A negative position is a very large one.
+        let inside = (row as usize) < self.height.sources && (column as usize) < self.width.sources;
+        let row = place.image.wrapping_mul(self.height.sources).wrapping_add(row as usize);
+        let position = row.wrapping_mul(self.width.sources).wrapping_add(column as usize);
+        inside.then(|| position * self.channels + self.first)
+    }
+}
+
+/// Positions of a block of a product, at most.
+const MAX_POSITIONS: usize = 256;
+
+/// Values of a strip, at most.
+const STRIP: usize = 16 * 1024;
+
+/// How the blocks of a product over strips are made: whole rows of the target.
+#[derive(Clone, Copy)]
+struct Strips {
+    /// Rows of the target of a block.
+    rows: usize,
+    /// Columns of the source and its padding.
+    columns: usize,
+}
+
+impl Strips {
+    /// Strips of blocks of up to `positions` positions, where they are worth it.
+    fn new(view: &View<'_>, positions: usize) -> Option<Strips> {
+        let (height, width) = (&view.height, &view.width);
+        let joins = width.taps > 1 && width.offset_step == 1 && view.len == view.channels;
+        let short = view.len < 16 && view.len * width.taps <= MAX_DEPTH / 2;
+        if !joins || !short || width.targets == 0 || width.targets > MAX_POSITIONS || height.taps == 0 {
+            return None;
+        }
+        let columns = (width.targets - 1) * width.source_step + width.taps;
+        let fit = (STRIP / columns.saturating_mul(view.channels).max(1))
+            .checked_sub(((height.taps - 1) as isize * height.offset_step).unsigned_abs() + 1)?;
+        let rows = (positions / width.targets).max(1).min(fit / height.source_step + 1);
+        let parts = height.targets.div_ceil(rows);
+        Some(Strips { rows: height.targets.div_ceil(parts), columns })
+    }
+
+    /// Blocks of an image.
+    fn per_image(&self, view: &View<'_>) -> usize {
+        view.height.targets.div_ceil(self.rows)
+    }
+
+    /// Copies what block `block` of all images reads. Returns the view of the copy, in which the block is an image of
+    /// its own, and the position of the block in the target.
+    fn copy<'a>(&self, view: &View<'_>, block: usize, strip: &'a mut [f32]) -> (View<'a>, usize) {
+        let per_image = self.per_image(view);
+        let (image, first) = (block / per_image, block % per_image * self.rows);
+        let (height, width) = (&view.height, &view.width);
+        let targets = self.rows.min(height.targets - first);
+        let reach = (height.taps - 1) as isize * height.offset_step;
+        let top = (first * height.source_step) as isize + height.offset + reach.min(0);
+        let rows = (targets - 1) * height.source_step + reach.unsigned_abs() + 1;
+        let row_len = self.columns * view.channels;
+        let strip = &mut strip[..rows * row_len];
+        // The source columns that are inside, as columns of the strip.
+        let left = (-width.offset).clamp(0, self.columns as isize) as usize;
+        let right =
+            (width.sources as isize - width.offset).clamp(left as isize, self.columns as isize) as usize;
+        for (i, strip) in strip.chunks_exact_mut(row_len).enumerate() {
+            let row = top + i as isize;
+            if row < 0 || row as usize >= height.sources || left == right {
+                strip.fill(0.0);
+                continue;
+            }
+            let row = image * height.sources + row as usize;
+            let from = row * width.sources + (left as isize + width.offset) as usize;
+            strip[..left * view.channels].fill(0.0);
+            strip[right * view.channels..].fill(0.0);
+            strip[left * view.channels..right * view.channels]
+                .copy_from_slice(&view.data[from * view.channels..][..(right - left) * view.channels]);
+        }
+        let height = Side { targets, sources: rows, offset: (-reach).max(0), ..*height };
+        // The last target starts `width.taps` columns before the end, which is where its run ends.
+        let joined = Side { sources: self.columns, taps: 1, offset: 0, ..*width };
+        let len = view.len * width.taps;
+        let at = (image * view.height.targets + first) * width.targets;
+        (View { data: strip, channels: view.channels, first: 0, len, height, width: joined }, at)
+    }
+}
+
+/// The order of the inner dimension of a product: run after run of equal length, in blocks that a panel holds.
+#[derive(Clone, Copy)]
+struct Inner {
+    /// Number of runs.
+    taps: usize,
+    /// Values of a run.
+    len: usize,
+    /// Runs of a block, if blocks are whole runs; else 1.
+    block_taps: usize,
+    /// Values of a run in a block.
+    block_len: usize,
+}
+
+/// Part of the inner dimension of a product: of runs `tap..tap + taps`, the values `first..first + len`.
+#[derive(Clone, Copy)]
+struct InnerBlock {
+    tap: usize,
+    taps: usize,
+    first: usize,
+    len: usize,
+}
+
+impl Inner {
+    /// Blocks of at most `depth` values.
+    fn new(taps: usize, len: usize, depth: usize) -> Inner {
+        let pieces = len.div_ceil(depth);
+        if pieces > 1 {
+            return Inner { taps, len, block_taps: 1, block_len: len.div_ceil(pieces) };
+        }
+        let blocks = taps.div_ceil((depth / len).clamp(1, MAX_TAPS)).max(1);
+        Inner { taps, len, block_taps: taps.div_ceil(blocks).max(1), block_len: len }
+    }
+
+    /// Number of blocks, at least 1: an empty sum has one of no runs.
+    fn count(self) -> usize {
+        (self.taps.div_ceil(self.block_taps) * self.len.div_ceil(self.block_len)).max(1)
+    }
+
+    fn block(self, index: usize) -> InnerBlock {
+        let pieces = self.len.div_ceil(self.block_len);
+        let (tap, first) = (index / pieces * self.block_taps, index % pieces * self.block_len);
+        let taps = self.block_taps.min(self.taps - tap);
+        InnerBlock { tap, taps, first, len: self.block_len.min(self.len - first) }
+    }
+
+    /// Where a block starts in the inner dimension.
+    fn offset(self, block: &InnerBlock) -> usize {
+        block.tap * self.len + block.first
+    }
+}
+
+/// Runs of a block, at most.
+const MAX_TAPS: usize = 16;
+
+/// Where a run of padding is read.
+static ZEROS: [f32; MAX_DEPTH] = [0.0; MAX_DEPTH];
+
+/// Pointer to memory that tasks write disjoint parts of.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: whoever makes one sees to it that tasks write disjoint parts.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// The forward pass, or the gradient by the input.
+pub(crate) struct Gather<'a> {
+    pub batch: usize,
+    pub groups: usize,
+    /// Channels of a group of the source and of the target.
+    pub inputs: usize,
+    pub outputs: usize,
+    pub source: &'a [f32],
+    pub weights: &'a [f32],
+    /// Distances in `weights` between neighbouring input channels, output channels, and groups; kernel positions are
+    /// neighbours.
+    pub input_stride: usize,
+    pub output_stride: usize,
+    pub group_stride: usize,
+    pub kernel_width: usize,
+    pub bias: Option<&'a [f32]>,
+    /// Rows and columns of the target.
+    pub target_size: (usize, usize),
+}
+
+/// Workspace of a product with `weight_len` weights for each of `groups` groups, whose targets have `outputs` channels.
+pub(crate) fn gather_workspace(conv: &Conv, outputs: usize) -> usize {
+    // A panel of the right operand is whole vectors.
+    conv.weight_len() / outputs * outputs.next_multiple_of(16)
+}
+
+impl Gather<'_> {
+    /// Fills those positions of `target` that the sides say.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn run(&self, isa: Isa, height: Side, width: Side, target: &mut [f32], workspace: &mut [f32]) {
+        let (images, channels) = (self.batch, self.groups * self.outputs);
+        assert!(target.len() == images * self.target_size.0 * self.target_size.1 * channels);
+        let reach = |side: &Side| (side.targets.max(1) - 1) * side.target_step + side.target_first;
+        assert!(reach(&height) < self.target_size.0 && reach(&width) < self.target_size.1);
+        assert!(self.bias.is_none_or(|bias| bias.len() == channels));
+        if images * height.targets * width.targets == 0 {
+            return;
+        }
+        let out = Shared(target.as_mut_ptr());
+        for group in 0..self.groups {
+            let view = View {
+                data: self.source,
+                channels: self.groups * self.inputs,
+                first: group * self.inputs,
+                len: self.inputs,
+                height,
+                width,
+            };
+            view.check(images);
+            dispatch(isa, GatherGroup { gather: self, view, group, isa, out, packed: &mut *workspace });
+        }
+    }
+}
+
+struct GatherGroup<'a> {
+    gather: &'a Gather<'a>,
+    view: View<'a>,
+    group: usize,
+    isa: Isa,
+    out: Shared,
+    packed: &'a mut [f32],
+}
+
+/// Multiplications of a task, about, where there are enough.
+const TASK_WORK: usize = 2 << 20;
+/// Tasks that a product is divided into if it is large enough.
+const TASKS: usize = 32;
+/// Positions of a block.
+const BLOCK: usize = 192;
+
+impl Job for GatherGroup<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(self) {
+        let GatherGroup { gather, view, group, isa, out, packed } = self;
+        let self_view = view;
+        let (n, tile_cols) = (gather.outputs, VECTORS * V::LANES);
+        let strips = Strips::new(&view, BLOCK);
+        let (taps, len) = match strips {
+            Some(_) => (view.height.taps, view.len * view.width.taps),
+            None => (view.taps(), view.len),
+        };
+        let inner = Inner::new(taps, len, product::depth(tile_cols));
+        let padded = n.next_multiple_of(V::LANES);
+        let packed = &mut packed[..taps * len * padded];
+        let pack = Pack { gather, view, joined: strips.is_some(), group };
+        pack.all(inner, n, V::LANES, tile_cols, packed);
+
+        let positions = gather.batch * view.height.targets * view.width.targets;
+        let work = positions * n * (taps * len).max(1);
+        let tasks = (work / TASK_WORK).clamp(1, TASKS);
+        let (blocks, rows) = match strips {
+            Some(strips) => (gather.batch * strips.per_image(&view), 0),
+            None => {
+                // A few rows more or less make the blocks equal.
+                let blocks = positions.div_ceil(BLOCK).max(tasks.min(positions / (BLOCK / 2)));
+                let rows = positions.div_ceil(blocks).next_multiple_of(ROWS);
+                (positions.div_ceil(rows), rows)
+            }
+        };
+        let col_parts = tasks.div_ceil(blocks).max(n.div_ceil(512)).min(n.div_ceil(2 * tile_cols));
+        let cols = n.div_ceil(col_parts).next_multiple_of(tile_cols);
+        let col_parts = n.div_ceil(cols);
+        let packed = &*packed;
+        parallel::for_each(blocks * col_parts, |task| {
+            let (block, first_col) = (task / col_parts, task % col_parts * cols);
+            let end_col = n.min(first_col + cols);
+            let mut memory;
+            let (view, count, at) = match strips {
+                Some(strips) => {
+                    memory = [0.0; STRIP];
+                    let (view, at) = strips.copy(&view, block, &mut memory);
+                    (view, view.height.targets * view.width.targets, at)
+                }
+                None => (view, rows.min(positions - block * rows), block * rows),
+            };
+            let first = if strips.is_some() { 0 } else { at };
+            let target = Target { gather, group, out, view: &self_view, at };
+            let right = Right { inner, packed, padded, first_col, end_col };
+            dispatch(isa, GatherBlock { view, first, count, target, right });
+        });
+    }
+}
+
+/// The rows of the target that a block writes: `at` is the position of the first in the order of the view's targets.
+struct Target<'a> {
+    gather: &'a Gather<'a>,
+    group: usize,
+    out: Shared,
+    view: &'a View<'a>,
+    at: usize,
+}
+
+impl Target<'_> {
+    /// Where the rows of the block are.
+    fn fill(&self, rows: &mut [*mut f32]) {
+        let gather = self.gather;
+        let (height, width) = (&self.view.height, &self.view.width);
+        let mut place = self.view.place(self.at);
+        for slot in rows {
+            let row = place.row * height.target_step + height.target_first;
+            let column = place.column * width.target_step + width.target_first;
+            let row = place.image * gather.target_size.0 + row;
+            let position = row * gather.target_size.1 + column;
+            *slot = self.out.at((position * gather.groups + self.group) * gather.outputs);
+            self.view.advance(&mut place, 1);
+        }
+    }
+}
+
+/// The right operand of a block: the columns `first_col..end_col` of the packed weights, which have `padded` columns.
+struct Right<'a> {
+    inner: Inner,
+    packed: &'a [f32],
+    padded: usize,
+    first_col: usize,
+    end_col: usize,
+}
+
+/// The product of `count` positions from `first` on.
+struct GatherBlock<'a> {
+    view: View<'a>,
+    first: usize,
+    count: usize,
+    target: Target<'a>,
+    right: Right<'a>,
+}
+
+/// Pointers to runs of a block, at most.
+const TABLE: usize = 4352;
+
+impl GatherBlock<'_> {
+    /// Fills `table`, `(tile, run, row)`, with where the runs of a block start.
+    #[inline(always)]
+    fn fill<const ROWS: usize>(&self, block: &InnerBlock, table: &mut [*const f32]) {
+        let view = &self.view;
+        let mut place = view.place(self.first);
+        let taps = block.taps;
+        let (top, left) = (block.tap / view.width.taps.max(1), block.tap % view.width.taps.max(1));
+        let mut left_over = self.count;
+        for tile in table.chunks_exact_mut(taps.max(1) * ROWS).take(self.count.div_ceil(ROWS)) {
+            for r in 0..ROWS {
+                let (mut row_tap, mut column_tap) = (top, left);
+                for tap in 0..taps {
+                    let at = if left_over > 0 { view.at(&place, row_tap, column_tap) } else { None };
+                    tile[tap * ROWS + r] = match at {
+                        Some(at) => view.data.as_ptr().wrapping_add(at + block.first),
+                        None => ZEROS.as_ptr(),
+                    };
+                    column_tap += 1;
+                    if column_tap == view.width.taps {
+                        (row_tap, column_tap) = (row_tap + 1, 0);
+                    }
+                }
+                if left_over > 0 {
+                    left_over -= 1;
+                    view.advance(&mut place, 1);
+                }
+            }
+        }
+    }
+}
+
+impl Job for GatherBlock<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(self) {
+        let tile_cols = VECTORS * V::LANES;
+        let Right { inner, packed, padded, first_col, end_col } = self.right;
+        let mut targets = [std::ptr::null_mut(); MAX_POSITIONS];
+        let targets = &mut targets[..self.count];
+        self.target.fill(targets);
+        let gather = self.target.gather;
+        let bias = gather.bias.map(|bias| &bias[self.target.group * gather.outputs..][..gather.outputs]);
+        let mut table = [std::ptr::null(); TABLE];
+        for index in 0..inner.count() {
+            let block = inner.block(index);
+            let depth = block.taps * block.len;
+            assert!(block.len <= MAX_DEPTH && self.count.next_multiple_of(ROWS) * block.taps <= TABLE);
+            self.fill::<ROWS>(&block, &mut table);
+            let panels = &packed[inner.offset(&block) * padded..][..depth * padded];
+            let (tiles, panel_count) =
+                (targets.len().div_ceil(ROWS), (end_col - first_col).div_ceil(tile_cols));
+            // Where the panels stay in the cache, rows of the target are written as a whole.
+            let by_row = depth * (end_col - first_col) <= IN_CACHE;
+            let (outer, inner) = if by_row { (tiles, panel_count) } else { (panel_count, tiles) };
+            for i in 0..outer * inner {
+                let (i, j) = (i / inner, i % inner);
+                let (tile, panel) = if by_row { (i, j) } else { (j, i) };
+                let (row, col) = (tile * ROWS, first_col + panel * tile_cols);
+                let (count, cols) = (ROWS.min(targets.len() - row), tile_cols.min(end_col - col));
+                let mut at = [std::ptr::null_mut::<f32>(); MAX_ROWS];
+                for (at, target) in at.iter_mut().zip(&targets[row..row + count]) {
+                    *at = target.wrapping_add(col);
+                }
+                let bias = bias.filter(|_| index == 0).map_or(std::ptr::null(), |bias| bias[col..].as_ptr());
+                let rows = Rows { at, count, cols, accumulate: index > 0, bias };
+                let a = table[tile * block.taps * ROWS..].as_ptr();
+                let b = panels[col * depth..].as_ptr();
+                // SAFETY: `fill` wrote the pointers of all runs of the tile, each to `len` values of the view, which
+                // `View::check` or the way a strip is made vouches for, or to as many zeros. The panel of column `col`
+                // has `depth` rows, as `Pack` made it. `Gather::run` checked that all rows of the target lie inside
+                // it; rows and columns of one task belong to no other.
+                unsafe {
+                    product::gathered::<V, ROWS, VECTORS>(
+                        cols.div_ceil(V::LANES),
+                        (block.taps, block.len),
+                        a,
+                        b,
+                        &rows,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Values of all panels of a block that stay in the first-level cache.
+const IN_CACHE: usize = 4096;
+
+/// Makes the panels of the right operand: for each block of the inner dimension, one panel after another, each of as
+/// many columns as a tile, the last of whole vectors.
+struct Pack<'a> {
+    gather: &'a Gather<'a>,
+    view: View<'a>,
+    /// Whether the runs of a row of the kernel are one.
+    joined: bool,
+    group: usize,
+}
+
+impl Pack<'_> {
+    fn all(&self, inner: Inner, n: usize, lanes: usize, tile_cols: usize, packed: &mut [f32]) {
+        let padded = n.next_multiple_of(lanes);
+        let out = Shared(packed.as_mut_ptr());
+        let panels = n.div_ceil(tile_cols);
+        assert!(packed.len() == inner.taps * inner.len * padded);
+        let task = |task: usize| {
+            let (block, col) = (inner.block(task / panels), task % panels * tile_cols);
+            let depth = block.taps * block.len;
+            let cols = tile_cols.min(padded - col);
+            let at = inner.offset(&block) * padded + col * depth;
+            // SAFETY: panels are disjoint parts of `packed`: those of a block follow each other, and so do the blocks.
+            let panel = unsafe { std::slice::from_raw_parts_mut(out.at(at), depth * cols) };
+            self.panel(&block, col, cols.min(n - col), cols, panel);
+        };
+        if inner.taps * inner.len * n < parallel::CHUNK {
+            (0..inner.count() * panels).for_each(task);
+        } else {
+            parallel::for_each(inner.count() * panels, task);
+        }
+    }
+
+    /// The columns `col..col + cols` of a block, with zeros up to `width` columns.
+    fn panel(&self, block: &InnerBlock, col: usize, cols: usize, width: usize, panel: &mut [f32]) {
+        let gather = self.gather;
+        let (height, side) = (&self.view.height, &self.view.width);
+        let weights = &gather.weights[self.group * gather.group_stride + col * gather.output_stride..];
+        for (k, row) in panel.chunks_exact_mut(width).enumerate() {
+            let (tap, value) = (block.tap + k / block.len, block.first + k % block.len);
+            let (row_tap, column_tap, input) = match self.joined {
+                true => (tap, value / self.view.len, value % self.view.len),
+                false => (tap / side.taps, tap % side.taps, value),
+            };
+            let kernel = height.kernel_at(row_tap) * gather.kernel_width + side.kernel_at(column_tap);
+            let from = &weights[input * gather.input_stride + kernel..];
+            if width == 16 && cols == 16 {
+                // The length is known: the loop has no end to look for.
+                let from = &from[..15 * gather.output_stride + 1];
+                for c in 0..16 {
+                    row[c] = from[c * gather.output_stride];
+                }
+                continue;
+            }
+            for (c, slot) in row.iter_mut().enumerate() {
+                *slot = if c < cols { from[c * gather.output_stride] } else { 0.0 };
+            }
+        }
+    }
+}
