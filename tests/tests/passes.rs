@@ -16,10 +16,10 @@ use ir::Graph;
 use ops::{Ops, QuantizeLinear};
 use passes::{
     DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
-    FoldBias, FoldConstants, FoldPad, Freeze, FuseEpilogue, FuseHardSwish, FuseMatMulAdd, FuseQdq, Hooks,
-    InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize, ObserveOutputs, Pass,
-    Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity, Report, SoftmaxAxis,
-    TrainOnCodes,
+    FoldBias, FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd,
+    FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize,
+    ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
+    Report, SoftmaxAxis, TrainOnCodes,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -87,6 +87,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "float-weights" => results(of().then(FloatWeights)),
         "softmax-axis" => results(of().then(SoftmaxAxis)),
         "equalize" => results(of().then(Equalize)),
+        "fuse-activation" => results(of().then(FuseActivation)),
         "fuse-epilogue" => results(of().then(FuseEpilogue)),
         "train-on-codes" => results(of().then(TrainOnCodes)),
         "fuse-hard-swish" => results(of().then(FuseHardSwish)),

@@ -26,7 +26,18 @@ impl Default for Conv {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(Conv { window: Window::parse(cx.attrs)?, group: parse_group(cx.attrs)? }.into())
+    Ok(Conv::from_attrs(cx.attrs)?.into())
+}
+
+impl Conv {
+    pub(crate) fn from_attrs(attrs: &Attrs) -> Result<Conv, String> {
+        Ok(Conv { window: Window::parse(attrs)?, group: parse_group(attrs)? })
+    }
+
+    /// The shape for the kernels, of operands 0 and 1.
+    pub(crate) fn plan(&self, cx: &Lower) -> Result<conv::Conv, String> {
+        plan(&self.window, self.group, &cx.typed::<f32>(0)?.shape, &cx.typed::<f32>(1)?.shape)
+    }
 }
 
 /// The attribute `group`.
@@ -157,7 +168,7 @@ impl Op for Conv {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let plan = plan(&self.window, self.group, &cx.typed::<f32>(0)?.shape, &cx.typed::<f32>(1)?.shape)?;
+        let plan = self.plan(cx)?;
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (y, workspace) = (parts.output(0), parts.workspace());

@@ -39,6 +39,7 @@ mod expand;
 mod fake_quant;
 mod flatten;
 mod floor;
+mod fused_conv;
 mod gather;
 mod gelu;
 mod gemm;
@@ -170,6 +171,7 @@ pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
 pub use flatten::Flatten;
 pub use floor::Floor;
+pub use fused_conv::FusedConv;
 pub use gather::{Gather, GatherGrad};
 pub use gelu::Gelu;
 pub use gemm::Gemm;
@@ -362,6 +364,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),
     ("", "Xor", xor::parse),
+    ("com.microsoft", "FusedConv", fused_conv::parse),
     ("com.microsoft", "MatMulIntegerToFloat", mat_mul_integer_to_float::parse),
     ("com.microsoft", "QGemm", q_gemm::parse),
     ("com.microsoft", "QLinearAdd", q_linear_add::parse),

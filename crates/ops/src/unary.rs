@@ -148,7 +148,8 @@ const NAMES: [(&str, Unary); 27] = [
     ("Tanh", Unary::Tanh),
 ];
 
-fn name(op: Unary) -> &'static str {
+/// The name of a function's operator.
+pub(crate) fn name(op: Unary) -> &'static str {
     let same = |other: Unary| std::mem::discriminant(&other) == std::mem::discriminant(&op);
     NAMES.iter().find(|(_, other)| same(*other)).map_or("Identity", |(name, _)| name)
 }

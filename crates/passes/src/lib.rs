@@ -12,6 +12,7 @@ mod fold_bias;
 mod fold_constants;
 mod fold_pad;
 mod freeze;
+mod fuse_activation;
 mod fuse_epilogue;
 mod fuse_hard_swish;
 mod fuse_matmul_add;
@@ -46,6 +47,7 @@ pub use fold_bias::FoldBias;
 pub use fold_constants::FoldConstants;
 pub use fold_pad::FoldPad;
 pub use freeze::Freeze;
+pub use fuse_activation::FuseActivation;
 pub use fuse_epilogue::FuseEpilogue;
 pub use fuse_hard_swish::FuseHardSwish;
 pub use fuse_matmul_add::FuseMatMulAdd;
@@ -109,7 +111,7 @@ pub fn quantize_weights(graph: &mut Graph, config: &QuantConfig) -> Result<Repor
 }
 
 /// The form in which our executor evaluates a graph: variables and ranges as they are, batch norms of training with their
-/// running statistics, quantized groups on integers, as runtimes compute them.
+/// running statistics, quantized groups on integers, as runtimes compute them, convolutions together with the clamp behind them.
 pub fn evaluation() -> Pipeline {
-    Pipeline::new().then(DropUpdates).then(EvalBatchNorm).then(FuseQdq)
+    Pipeline::new().then(DropUpdates).then(EvalBatchNorm).then(FuseQdq).then(FuseActivation)
 }
