@@ -11,6 +11,8 @@
 //! x_fq = qat.FakeQuant (x_processed, x_scale, x_zero_point)
 //! ```
 //!
+//! Under [`Numerics::Deploy`] the inputs of the model are not clipped.
+//!
 //! PACT is no more than a [`Preprocess`]: `quant_aware` takes it as `act_preprocess`, as PaddleSlim does. The pass of this
 //! module puts any pre-process in front of the quantizers that a graph has already, when the thresholds are to start from
 //! calibrated ranges.
@@ -18,7 +20,7 @@
 use crate::config::{Numerics, QuantConfig};
 use crate::hooks::{Preprocess, Site, pact_threshold, process};
 use crate::pass::{Pass, Report, operations, supersede};
-use ir::{Graph, GraphError, Role, ValueId};
+use ir::{Graph, GraphError, Kind, Role, ValueId};
 use kernels::quant::Pact as Form;
 use ops::{ActivationScale, FakeQuant, Observe};
 use std::collections::BTreeMap;
@@ -47,6 +49,12 @@ impl Default for Pact {
 
 impl Preprocess for Pact {
     fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
+        // A model's own input has the range of its data, nothing in front of it is trained, and its gradient costs as much as
+        // that of a layer.
+        let is_input = matches!(graph.node(site.value.node).kind, Kind::Input);
+        if is_input && site.config.numerics == Numerics::Deploy {
+            return Ok(site.value);
+        }
         let initial = self.thresholds.get(&site.name).copied().unwrap_or(self.initial);
         let role = Role::Param(PACT_GROUP.into());
         let name = format!("{}_threshold", site.name);
@@ -79,6 +87,9 @@ impl Pass for InsertPreprocess {
             }
             let site = Site { value: x, name: graph.value(x).name.clone(), axis: None, config: &self.config };
             let processed = process(&*self.preprocess, graph, &site)?;
+            if processed == x {
+                continue;
+            }
             let threshold = pact_threshold(graph, processed);
             // Its own observer, which is not the only one where a tensor has two quantizers or an output scale.
             let observer = graph.node(scale.node).ins[0]
