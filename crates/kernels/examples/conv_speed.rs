@@ -1,13 +1,19 @@
-//! Prints the speed of convolutions of MobileNetV3-Large and ResNet-18, forward and both gradients, on one thread.
+//! Prints the speed of convolutions of MobileNetV3-Large, ResNet-18, ResNet-50 and VGG-16, forward and both gradients.
 //!
-//! `cargo run --release -p onnx-qat-kernels --example conv_speed [batch]`. Columns: time and GFLOP/s of each pass, and
-//! the memory that the pass cannot avoid to move, in GB/s (input, weights and output, once each).
+//! `cargo run --release -p onnx-qat-kernels --example conv_speed [batch [threads [part of a name]]]`, by default with 8
+//! images on one thread. Columns: time and GFLOP/s of each pass, and the memory that the pass cannot avoid to move, in
+//! GB/s (input, weights and output, once each). The last line is the sum of all dense convolutions as a share of the peak
+//! of multiply-adds of one core, measured in the same run, times the threads.
+
+#![allow(unsafe_code)]
 
 use onnx_qat_kernels::conv::{self, Axis, Conv, Rounding, Window};
+use onnx_qat_kernels::simd::Isa;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Input size, input channels, output channels, groups, kernel, stride.
-const SHAPES: [(&str, [usize; 6]); 27] = [
+const SHAPES: [(&str, [usize; 6]); 41] = [
     ("mobilenet stem", [224, 3, 16, 1, 3, 2]),
     ("mobilenet depthwise", [112, 16, 16, 16, 3, 1]),
     ("mobilenet pointwise", [112, 16, 64, 1, 1, 1]),
@@ -35,25 +41,103 @@ const SHAPES: [(&str, [usize; 6]); 27] = [
     ("resnet", [14, 256, 256, 1, 3, 1]),
     ("resnet shortcut", [14, 256, 512, 1, 1, 2]),
     ("resnet", [7, 512, 512, 1, 3, 1]),
+    ("resnet50", [56, 64, 64, 1, 1, 1]),
+    ("resnet50", [56, 64, 256, 1, 1, 1]),
+    ("resnet50", [56, 256, 64, 1, 1, 1]),
+    ("resnet50", [56, 128, 128, 1, 3, 2]),
+    ("resnet50", [28, 128, 512, 1, 1, 1]),
+    ("resnet50", [28, 512, 128, 1, 1, 1]),
+    ("resnet50", [28, 512, 1024, 1, 1, 2]),
+    ("resnet50", [14, 1024, 256, 1, 1, 1]),
+    ("resnet50", [14, 256, 1024, 1, 1, 1]),
+    ("resnet50", [14, 512, 512, 1, 3, 2]),
+    ("resnet50", [7, 512, 2048, 1, 1, 1]),
+    ("resnet50", [7, 2048, 512, 1, 1, 1]),
+    ("vgg", [224, 3, 64, 1, 3, 1]),
+    ("vgg", [56, 256, 256, 1, 3, 1]),
 ];
 
 /// The best time of many runs.
-fn time(mut f: impl FnMut()) -> Duration {
+fn time(mut f: impl FnMut()) -> f64 {
     f();
-    let start = Instant::now();
-    let mut best = Duration::MAX;
-    while start.elapsed() < Duration::from_millis(200) {
+    let (start, mut best, mut runs) = (Instant::now(), Duration::MAX, 0);
+    while runs < 5 || start.elapsed() < Duration::from_millis(200) {
         let start = Instant::now();
         f();
         best = best.min(start.elapsed());
+        runs += 1;
     }
-    best
+    best.as_secs_f64()
+}
+
+/// GFLOP/s of multiply-adds on values in registers, with the vectors that the kernels use.
+fn peak() -> f64 {
+    const STEPS: usize = 20_000;
+    const SUMS: usize = 12;
+
+    #[inline(always)]
+    fn sums<const LANES: usize>(mul_add: impl Fn(f32, f32, f32) -> f32) -> f32 {
+        let mut sums = [[1.0f32; LANES]; SUMS];
+        let (factor, addend) = (black_box(0.999), black_box(0.001));
+        for _ in 0..STEPS {
+            for sum in sums.as_flattened_mut() {
+                *sum = mul_add(*sum, factor, addend);
+            }
+        }
+        sums.as_flattened().iter().sum()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2() -> f32 {
+        sums::<8>(f32::mul_add)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn avx512() -> f32 {
+        sums::<16>(f32::mul_add)
+    }
+
+    let (lanes, run): (usize, fn() -> f32) = match Isa::detect() {
+        // SAFETY: the CPU has the instructions, as `Isa::detect` found.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => (16, || unsafe { avx512() }),
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => (8, || unsafe { avx2() }),
+        _ => (4, || sums::<4>(|a, b, c| a * b + c)),
+    };
+    let best = time(|| {
+        black_box(run());
+    });
+    2.0 * (STEPS * SUMS * lanes) as f64 / best * 1e-9
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let batch = std::env::args().nth(1).map_or(Ok(8), |batch| batch.parse())?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    pool.install(|| SHAPES.iter().try_for_each(|(name, shape)| measure(name, batch, *shape)))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let batch = arguments.first().map_or(Ok(8), |batch| batch.parse())?;
+    let threads = arguments.get(1).map_or(Ok(1), |threads| threads.parse())?;
+    let wanted = arguments.get(2).map_or("", String::as_str);
+    let peak = peak() * threads as f64;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let mut totals = [(0.0, 0.0); 3];
+    for (name, shape) in SHAPES {
+        if !name.contains(wanted) {
+            continue;
+        }
+        let (flops, times) = pool.install(|| measure(name, batch, shape))?;
+        let dense = shape[3] == 1;
+        for (total, time) in totals.iter_mut().zip(times).filter(|_| dense) {
+            *total = (total.0 + flops, total.1 + time);
+        }
+    }
+    print!("{:46}", format!("dense, of a peak of {peak:.1} GF/s"));
+    for (flops, time) in totals {
+        let rate = flops / time * 1e-9;
+        print!("  |{:8.1} ms {rate:6.1} GF/s {:6.1} %  ", time * 1e3, 100.0 * rate / peak);
+    }
+    println!();
     Ok(())
 }
 
@@ -61,7 +145,7 @@ fn measure(
     name: &str,
     batch: usize,
     [size, inputs, outputs, groups, kernel, stride]: [usize; 6],
-) -> Result<(), String> {
+) -> Result<(f64, [f64; 3]), String> {
     let pad = kernel / 2;
     let axis = Axis::new(size, kernel, stride, 1, pad, pad, Rounding::Floor)?;
     let conv = Conv::new(batch, inputs, outputs, groups, Window { height: axis, width: axis })?;
@@ -80,9 +164,9 @@ fn measure(
     let flops = 2.0 * dy.len() as f64 * (w.len() / outputs) as f64;
     let bytes = 4.0 * (x.len() + w.len() + dy.len()) as f64;
     print!("{name:20} {size:3}² {inputs:4} -> {outputs:4}, {kernel}x{kernel}/{stride}");
-    for time in times.map(|time| time.as_secs_f64()) {
+    for time in times {
         print!("  |{:8.3} ms {:6.1} GF/s {:5.1} GB/s", time * 1e3, flops / time * 1e-9, bytes / time * 1e-9);
     }
     println!("  | {:.1} MiB workspace", longest as f64 * 4.0 / f64::from(1 << 20));
-    Ok(())
+    Ok((flops, times))
 }

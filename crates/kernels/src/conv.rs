@@ -22,9 +22,11 @@ use crate::depthwise;
 use crate::implicit::{self, Gather, Side};
 use crate::matmul::{Matrix, MatrixMut, multiply};
 use crate::parallel;
-use crate::relayout::permute;
 use crate::simd::{Isa, dispatch, load};
 pub use crate::window::{Axis, Rounding, Window};
+
+/// A bound of what workspaces hold beside the weights, in channels and copies.
+const PARTS: usize = 256;
 
 /// A convolution of fixed shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,8 +68,8 @@ impl Conv {
             [batch.max(1), h.input, w.input, in_channels, 1],
             [batch.max(1), h.output, w.output, out_channels, 1],
             [out_channels, in_channels / groups, h.kernel, w.kernel, 1],
-            // The largest workspace holds a few hundred rows of input patches, or a few copies of the weights.
-            [PATCHES.max(PARTS), in_channels / groups, h.kernel, w.kernel, out_channels],
+            // The largest workspaces hold a few copies of the weights.
+            [PARTS, in_channels / groups + PARTS, h.kernel, w.kernel, out_channels + PARTS],
         ];
         for size in sizes {
             size.iter()
@@ -122,87 +124,8 @@ impl Conv {
     }
 
     /// Whether the patch matrix is the input itself.
-    fn is_pointwise(&self) -> bool {
+    pub(crate) fn is_pointwise(&self) -> bool {
         self.window.height.is_identity() && self.window.width.is_identity()
-    }
-
-    /// The convolution that turns output gradients to input gradients, where there is one: stride 1, and no more
-    /// padding than the kernel covers.
-    fn flipped(&self) -> Option<Conv> {
-        let flip = |axis: Axis| {
-            let reach = (axis.kernel - 1) * axis.dilation;
-            let pad_begin = reach.checked_sub(axis.pad_begin)?;
-            // What remains to the length of the input; negative where inputs are more than the outputs reach.
-            let pad_end = (axis.input + reach).checked_sub(axis.output + pad_begin)?;
-            (axis.stride == 1).then_some(Axis {
-                input: axis.output,
-                output: axis.input,
-                pad_begin,
-                pad_end,
-                ..axis
-            })
-        };
-        let window = Window { height: flip(self.window.height)?, width: flip(self.window.width)? };
-        let (in_channels, out_channels) = (self.out_channels, self.in_channels);
-        Some(Conv { in_channels, out_channels, window, ..*self })
-    }
-}
-
-/// Elements of a patch matrix, about, as long as it has at least [`PATCHES`] rows. Sized to stay in the cache.
-const PATCH_ELEMENTS: usize = 1 << 18;
-/// Fewest rows of a patch matrix: each tile packs the weights again.
-const PATCHES: usize = 512;
-/// Most tiles in work at the same time.
-const PARTS: usize = 8;
-/// Elements of all patch matrices, about, when they are large.
-const ALL_PATCH_ELEMENTS: usize = 1 << 22;
-
-/// A division of the output positions into parts, which run in parallel, and those into tiles, one after another.
-#[derive(Clone, Copy, Debug)]
-struct Tiles {
-    /// Number of parts.
-    parts: usize,
-    /// Positions of a part; the last part may have fewer.
-    part_rows: usize,
-    /// Positions of a tile; the last tile of a part may have fewer.
-    tile_rows: usize,
-    /// Elements of the patch matrix of a part.
-    patches: usize,
-}
-
-impl Tiles {
-    /// Divides `rows` positions. Parts are whole multiples of `unit` positions.
-    fn new(conv: &Conv, rows: usize, unit: usize, max_parts: usize) -> Tiles {
-        let width = conv.patch_len();
-        let most = (PATCH_ELEMENTS / width).max(PATCHES);
-        let parts = if conv.is_pointwise() {
-            rows.div_ceil(most)
-        } else {
-            rows.div_ceil(most).min(ALL_PATCH_ELEMENTS / (width * most.min(rows)).max(1))
-        };
-        let part_rows = rows.div_ceil(parts.clamp(1, max_parts)).next_multiple_of(unit);
-        let tile_rows = part_rows.div_ceil(part_rows.div_ceil(most).max(1)).max(1);
-        let patches = if conv.is_pointwise() { 0 } else { tile_rows * width };
-        Tiles { parts: rows.div_ceil(part_rows.max(1)), part_rows, tile_rows, patches }
-    }
-
-    fn forward(conv: &Conv) -> Tiles {
-        Tiles::new(conv, conv.rows(), 1, PARTS)
-    }
-
-    /// Parts are whole images, whose gradients they own.
-    fn scatter(conv: &Conv) -> Tiles {
-        Tiles::new(conv, conv.rows(), conv.window.output_len(), PARTS)
-    }
-
-    /// Every part has a copy of the weights.
-    fn weight_grad(conv: &Conv) -> Tiles {
-        Tiles::new(conv, conv.rows(), 1, (PATCH_ELEMENTS / conv.weight_len()).clamp(1, PARTS))
-    }
-
-    /// The positions of tile after tile of a part of `rows` positions, as `(first in the part, count)`.
-    fn of(self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
-        (0..rows).step_by(self.tile_rows).map(move |first| (first, self.tile_rows.min(rows - first)))
     }
 }
 
@@ -334,8 +257,7 @@ pub fn weight_grad_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::weight_grad_workspace(conv);
     }
-    let tiles = Tiles::weight_grad(conv);
-    tiles.parts.max(1) * (conv.weight_len() + tiles.patches)
+    implicit::weight_grad_workspace(conv)
 }
 
 /// Gradient of [`forward`] by its weights, summed over the batch.
@@ -349,39 +271,7 @@ pub fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace
     if conv.is_depthwise() {
         return depthwise::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
     }
-    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
-    let (width, tiles) = (conv.patch_len(), Tiles::weight_grad(conv));
-    let parts = tiles.parts.max(1);
-    // Each part adds up its tiles in `(groups, O, kernel, C)`.
-    let part = |part: usize, sums: &mut [f32], patches: &mut [f32]| {
-        let part_first = part * tiles.part_rows;
-        let part_rows = tiles.part_rows.min(conv.rows() - part_first);
-        if part_rows == 0 {
-            sums.fill(0.0);
-        }
-        for (first, rows) in tiles.of(part_rows) {
-            let row = part_first + first;
-            for group in 0..conv.groups {
-                let patches = patch_matrix(conv, x, group, row, rows, patches);
-                let dy = &dy[row * conv.out_channels + group * outputs..];
-                let dy = Matrix::strided(dy, rows, outputs, conv.out_channels, 1).transposed();
-                let sums = MatrixMut::new(&mut sums[group * outputs * width..], outputs, width);
-                multiply(1.0, dy, patches, if first == 0 { 0.0 } else { 1.0 }, sums);
-            }
-        }
-    };
-    let (sums, patches) = workspace[..parts * (dw.len() + tiles.patches)].split_at_mut(parts * dw.len());
-    if kernel == 1 && parts == 1 {
-        return part(0, dw, patches);
-    }
-    if tiles.patches == 0 {
-        parallel::for_each_chunk(sums, dw.len(), |i, sums| part(i, sums, &mut []));
-    } else {
-        parallel::for_each_chunk2(sums, dw.len(), patches, tiles.patches, part);
-    }
-    let (sum, partials) = sums.split_at_mut(dw.len());
-    parallel::add_partials(partials, sum);
-    permute(sum, &[conv.out_channels, kernel, inputs], &[0, 2, 1], dw);
+    implicit::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
 }
 
 /// Gradient of a convolution by its bias: the sum of `dy`, `(rows, channels)`, over the rows, to `db`, `(channels)`.
@@ -481,147 +371,7 @@ fn check(conv: &Conv, x: usize, w: usize, y: usize) {
     assert!(conv.window.height.is_sound() && conv.window.width.is_sound(), "impossible window of {conv:?}");
 }
 
-/// Reverses the order of chunks of `len` elements.
-fn reverse_chunks(data: &mut [f32], len: usize) {
-    let mut rest = data;
-    while rest.len() > len {
-        let (first, tail) = rest.split_at_mut(len);
-        let (middle, last) = tail.split_at_mut(tail.len() - len);
-        first.swap_with_slice(last);
-        rest = middle;
-    }
-}
-
-/// The inputs of `rows` output positions from position `first` on, for one group: a matrix of
-/// `(rows, kernel positions * C / groups)`, zero in the padding. It is the input itself for a pointwise convolution, else
-/// it fills the front of `patches`.
-fn patch_matrix<'a>(
-    conv: &Conv,
-    x: &'a [f32],
-    group: usize,
-    first: usize,
-    rows: usize,
-    patches: &'a mut [f32],
-) -> Matrix<'a> {
-    let (inputs, width) = (conv.group_inputs(), conv.patch_len());
-    if conv.is_pointwise() {
-        return Matrix::strided(
-            &x[first * conv.in_channels + group * inputs..],
-            rows,
-            inputs,
-            conv.in_channels,
-            1,
-        );
-    }
-    let patches = &mut patches[..rows * width];
-    // Copying is worth several threads where a single tile is all there is.
-    let chunk = (parallel::CHUNK / width).max(16);
-    parallel::for_each_chunk(patches, chunk * width, |i, patches| {
-        gather(conv, x, group, first + i * chunk, patches)
-    });
-    Matrix::new(patches, rows, width)
-}
-
-/// One step through the output positions of a convolution, in memory order.
-struct Positions {
-    image: usize,
-    row: usize,
-    column: usize,
-}
-
-impl Positions {
-    fn from(conv: &Conv, at: usize) -> Positions {
-        let (height, width) = (conv.window.height.output, conv.window.width.output);
-        Positions { image: at / (height * width), row: at / width % height, column: at % width }
-    }
-
-    #[inline(always)]
-    fn advance(&mut self, conv: &Conv) {
-        self.column += 1;
-        if self.column == conv.window.width.output {
-            self.column = 0;
-            self.row += 1;
-            if self.row == conv.window.height.output {
-                self.row = 0;
-                self.image += 1;
-            }
-        }
-    }
-}
-
-/// Copies the inputs of the output positions from `first` on to the rows of `patches`.
-fn gather(conv: &Conv, x: &[f32], group: usize, first: usize, patches: &mut [f32]) {
-    let (channels, inputs) = (conv.in_channels, conv.group_inputs());
-    let (height, width) = (&conv.window.height, &conv.window.width);
-    // Neighbouring kernel columns read neighbouring memory where nothing lies between them.
-    let joined = conv.groups == 1 && width.dilation == 1;
-    let kernel_row = width.kernel * inputs;
-    let mut at = Positions::from(conv, first);
-    for patch in patches.chunks_exact_mut(conv.patch_len()) {
-        let (rows, columns) = (height.taps(at.row), width.taps(at.column));
-        if rows.count < height.kernel || columns.count < width.kernel {
-            patch.fill(0.0);
-        }
-        for i in 0..rows.count {
-            let source = (at.image * height.input + rows.source_at(i)) * width.input;
-            let target = rows.kernel_at(i) * kernel_row + columns.kernel * inputs;
-            if joined {
-                let len = columns.count * inputs;
-                copy(&x[(source + columns.source) * channels..][..len], &mut patch[target..][..len]);
-            } else {
-                for j in 0..columns.count {
-                    let from = (source + columns.source_at(j)) * channels + group * inputs;
-                    copy(&x[from..][..inputs], &mut patch[target + j * inputs..][..inputs]);
-                }
-            }
-        }
-        at.advance(conv);
-    }
-}
-
-/// Copies few or many elements; a call of `memcpy` costs more than few.
-#[inline(always)]
-fn copy(src: &[f32], dst: &mut [f32]) {
-    if src.len() >= 32 {
-        return dst.copy_from_slice(src);
-    }
-    let (src_eights, src_rest) = src.as_chunks::<8>();
-    let (dst_eights, dst_rest) = dst.as_chunks_mut::<8>();
-    for (dst, src) in dst_eights.iter_mut().zip(src_eights) {
-        *dst = *src;
-    }
-    for (dst, src) in dst_rest.iter_mut().zip(src_rest) {
-        *dst = *src;
-    }
-}
-
 dispatch! {
-    /// Adds the rows of `patches`, which belong to the output positions from `first` on, to the inputs they came from.
-    /// `dx` starts at the image of position 0.
-    fn scatter(conv: &Conv, patches: &[f32], group: usize, first: usize, dx: &mut [f32]) {
-        let (channels, inputs) = (conv.in_channels, conv.group_inputs());
-        let (height, width) = (&conv.window.height, &conv.window.width);
-        let joined = conv.groups == 1 && width.dilation == 1;
-        let kernel_row = width.kernel * inputs;
-        let mut at = Positions::from(conv, first);
-        for patch in patches.chunks_exact(conv.patch_len()) {
-            let (rows, columns) = (height.taps(at.row), width.taps(at.column));
-            for i in 0..rows.count {
-                let target = (at.image * height.input + rows.source_at(i)) * width.input;
-                let source = rows.kernel_at(i) * kernel_row + columns.kernel * inputs;
-                let (steps, len) = if joined { (columns.count.min(1), columns.count * inputs) } else { (columns.count, inputs) };
-                for j in 0..steps {
-                    let to = (target + columns.source_at(j)) * channels + group * inputs;
-                    let from = &patch[source + j * inputs..][..len];
-                    for (dx, &patch) in dx[to..][..len].iter_mut().zip(from) {
-                        *dx += patch;
-                    }
-                }
-            }
-            at.advance(conv);
-        }
-    }
-
     /// `y[row, c] += bias[c]`.
     fn add_bias(bias: &[f32], y: &mut [f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
