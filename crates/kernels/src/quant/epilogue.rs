@@ -814,11 +814,13 @@ impl Epilogue {
                     sums.iter_mut().zip(piece).for_each(|(sum, &x)| *sum += f64::from(x));
                 }
             }
-            for i in 0..len {
-                let c = start + i;
-                dbeta[c] = sums[0][i] as f32;
-                dgamma[c] = (sums[1][i] * f64::from(inv_std[c])) as f32;
-                threshold += sums[2][i];
+            let [of_g, of_products, of_threshold] = sums;
+            for (c, ((g, product), t)) in
+                (start..start + len).zip(of_g.iter().zip(&of_products).zip(&of_threshold))
+            {
+                dbeta[c] = *g as f32;
+                dgamma[c] = (product * f64::from(inv_std[c])) as f32;
+                threshold += t;
             }
         }
         let n = shape.count().max(1) as f32;
