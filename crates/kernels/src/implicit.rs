@@ -15,7 +15,7 @@
 
 use crate::conv::Conv;
 use crate::parallel;
-use crate::product::{self, Job, MAX_COLS, MAX_DEPTH, MAX_ROWS, Rows, dispatch};
+use crate::product::{self, Job, MAX_COLS, MAX_DEPTH, Rows, dispatch};
 use crate::relayout::permute;
 use crate::simd::{Isa, Vector};
 use crate::window::{Axis, gcd};
@@ -266,7 +266,7 @@ impl Inner {
     fn new(taps: usize, len: usize, depth: usize) -> Inner {
         let pieces = len.div_ceil(depth);
         if pieces > 1 {
-            return Inner { taps, len, block_taps: 1, block_len: len.div_ceil(pieces) };
+            return Inner { taps, len, block_taps: 1, block_len: len.div_ceil(pieces).next_multiple_of(CHANNELS) };
         }
         let blocks = taps.div_ceil((depth / len).clamp(1, MAX_TAPS)).max(1);
         Inner { taps, len, block_taps: taps.div_ceil(blocks).max(1), block_len: len }
@@ -282,6 +282,12 @@ impl Inner {
         let (tap, first) = (index / pieces * self.block_taps, index % pieces * self.block_len);
         let taps = self.block_taps.min(self.taps - tap);
         InnerBlock { tap, taps, first, len: self.block_len.min(self.len - first) }
+    }
+
+    /// The block that holds a value of a run.
+    fn block_of(self, tap: usize, value: usize) -> InnerBlock {
+        let pieces = self.len.div_ceil(self.block_len);
+        self.block(tap / self.block_taps * pieces + value / self.block_len)
     }
 
     /// Where a block starts in the inner dimension.
@@ -536,17 +542,13 @@ impl Job for GatherBlock<'_> {
             // Where the panels stay in the cache, rows of the target are written as a whole.
             let by_row = depth * (end_col - first_col) <= IN_CACHE;
             let (outer, inner) = if by_row { (tiles, panel_count) } else { (panel_count, tiles) };
-            for i in 0..outer * inner {
-                let (i, j) = (i / inner, i % inner);
+            for (i, j) in (0..outer).flat_map(|i| (0..inner).map(move |j| (i, j))) {
                 let (tile, panel) = if by_row { (i, j) } else { (j, i) };
                 let (row, col) = (tile * ROWS, first_col + panel * tile_cols);
                 let (count, cols) = (ROWS.min(targets.len() - row), tile_cols.min(end_col - col));
-                let mut at = [std::ptr::null_mut::<f32>(); MAX_ROWS];
-                for (at, target) in at.iter_mut().zip(&targets[row..row + count]) {
-                    *at = target.wrapping_add(col);
-                }
+                let at = targets[row..row + count].as_ptr();
                 let bias = bias.filter(|_| index == 0).map_or(std::ptr::null(), |bias| bias[col..].as_ptr());
-                let rows = Rows { at, count, cols, accumulate: index > 0, bias };
+                let rows = Rows { at, col, count, cols, accumulate: index > 0, bias };
                 let a = table[tile * block.taps * ROWS..].as_ptr();
                 let b = panels[col * depth..].as_ptr();
                 // SAFETY: `fill` wrote the pointers of all runs of the tile, each to `len` values of the view, which
@@ -583,52 +585,62 @@ struct Pack<'a> {
 impl Pack<'_> {
     fn all(&self, inner: Inner, n: usize, lanes: usize, tile_cols: usize, packed: &mut [f32]) {
         let padded = n.next_multiple_of(lanes);
-        let out = Shared(packed.as_mut_ptr());
-        let panels = n.div_ceil(tile_cols);
         assert!(packed.len() == inner.taps * inner.len * padded);
-        let task = |task: usize| {
-            let (block, col) = (inner.block(task / panels), task % panels * tile_cols);
-            let depth = block.taps * block.len;
-            let cols = tile_cols.min(padded - col);
-            let at = inner.offset(&block) * padded + col * depth;
-            // SAFETY: panels are disjoint parts of `packed`: those of a block follow each other, and so do the blocks.
-            let panel = unsafe { std::slice::from_raw_parts_mut(out.at(at), depth * cols) };
-            self.panel(&block, col, cols.min(n - col), cols, panel);
+        let out = Shared(packed.as_mut_ptr());
+        let panel = |panel: usize| {
+            let col = panel * tile_cols;
+            let (cols, width) = (tile_cols.min(n - col), tile_cols.min(padded - col));
+            // Few channels at a time, so that what they have for other kernel positions is still in the cache.
+            for first in (0..inner.len).step_by(CHANNELS) {
+                for tap in 0..inner.taps {
+                    let block = inner.block_of(tap, first);
+                    let depth = block.taps * block.len;
+                    let row = (tap - block.tap) * block.len + first - block.first;
+                    let at = inner.offset(&block) * padded + col * depth + row * width;
+                    let count = CHANNELS.min(inner.len - first);
+                    // SAFETY: blocks are disjoint parts of `packed`, and so are panels of a block and rows of a panel.
+                    let rows = unsafe { std::slice::from_raw_parts_mut(out.at(at), count * width) };
+                    self.rows(tap, first, col, cols, width, rows);
+                }
+            }
         };
-        if inner.taps * inner.len * n < parallel::CHUNK {
-            (0..inner.count() * panels).for_each(task);
+        if packed.len() < parallel::CHUNK {
+            (0..n.div_ceil(tile_cols)).for_each(panel);
         } else {
-            parallel::for_each(inner.count() * panels, task);
+            parallel::for_each(n.div_ceil(tile_cols), panel);
         }
     }
 
-    /// The columns `col..col + cols` of a block, with zeros up to `width` columns.
-    fn panel(&self, block: &InnerBlock, col: usize, cols: usize, width: usize, panel: &mut [f32]) {
+    /// The columns `col..col + cols` of some values of a tap, with zeros up to `width` columns.
+    fn rows(&self, tap: usize, first: usize, col: usize, cols: usize, width: usize, rows: &mut [f32]) {
         let gather = self.gather;
         let (height, side) = (&self.view.height, &self.view.width);
         let weights = &gather.weights[self.group * gather.group_stride + col * gather.output_stride..];
-        for (k, row) in panel.chunks_exact_mut(width).enumerate() {
-            let (tap, value) = (block.tap + k / block.len, block.first + k % block.len);
+        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
             let (row_tap, column_tap, input) = match self.joined {
-                true => (tap, value / self.view.len, value % self.view.len),
-                false => (tap / side.taps, tap % side.taps, value),
+                true => (tap, (first + i) / self.view.len, (first + i) % self.view.len),
+                false => (tap / side.taps, tap % side.taps, first + i),
             };
             let kernel = height.kernel_at(row_tap) * gather.kernel_width + side.kernel_at(column_tap);
             let from = &weights[input * gather.input_stride + kernel..];
+            let stride = gather.output_stride;
             if width == 16 && cols == 16 {
-                // The length is known: the loop has no end to look for.
-                let from = &from[..15 * gather.output_stride + 1];
+                // The length is known: one check is enough.
+                let (row, from) = (&mut row[..16], &from[..15 * stride + 1]);
                 for c in 0..16 {
-                    row[c] = from[c * gather.output_stride];
+                    row[c] = from[c * stride];
                 }
                 continue;
             }
             for (c, slot) in row.iter_mut().enumerate() {
-                *slot = if c < cols { from[c * gather.output_stride] } else { 0.0 };
+                *slot = if c < cols { from[c * stride] } else { 0.0 };
             }
         }
     }
 }
+
+/// Values of a run that are packed at a time, and that blocks are multiples of.
+const CHANNELS: usize = 8;
 
 /// How the gradient by the weights is divided into tasks, by shape alone.
 #[derive(Clone, Copy)]
@@ -807,7 +819,11 @@ impl Job for WeightTask<'_> {
             }
             return;
         }
-        let mut right = [0.0; MAX_DEPTH * MAX_COLS];
+        let mut right = [0.0; RIGHT];
+        let mut at = [std::ptr::null_mut(); MAX_TASK_ROWS];
+        for (r, at) in at[..rows].iter_mut().enumerate() {
+            *at = self.out.wrapping_add(r * self.out_stride);
+        }
         let mut memory;
         let memory: &mut [f32] = if strips.is_some() {
             memory = [0.0; STRIP];
@@ -828,28 +844,38 @@ impl Job for WeightTask<'_> {
             assert!(count <= MAX_DEPTH);
             let left = &self.left[at * self.left_channels + self.left_first..];
             pack_rows::<ROWS>(left, self.left_channels, count, rows, panels);
-            for col in (cols.0..cols.1).step_by(tile_cols) {
-                let width = tile_cols.min(cols.1 - col);
-                let vectors = width.div_ceil(V::LANES);
-                view.pack_cols::<V>(first, count, col, width, vectors * V::LANES, &mut right);
-                for row in (0..rows).step_by(ROWS) {
-                    let tile_rows = ROWS.min(rows - row);
-                    let mut at = [std::ptr::null_mut(); MAX_ROWS];
-                    for (r, at) in at.iter_mut().enumerate().take(tile_rows) {
-                        *at = self.out.wrapping_add((row + r) * self.out_stride + col);
+            // Several panels at a time, so that neighbouring columns are read together.
+            let group_cols = (RIGHT / count / tile_cols).max(1) * tile_cols;
+            for first_col in (cols.0..cols.1).step_by(group_cols) {
+                let end_col = cols.1.min(first_col + group_cols);
+                view.pack_cols::<V>(first, count, (first_col, end_col), tile_cols, &mut right);
+                for col in (first_col..end_col).step_by(tile_cols) {
+                    let width = tile_cols.min(end_col - col);
+                    let vectors = width.div_ceil(V::LANES);
+                    let b = right[(col - first_col) * count..][..count * vectors * V::LANES].as_ptr();
+                    for row in (0..rows).step_by(ROWS) {
+                        let to = Rows {
+                            at: at[row..].as_ptr(),
+                            col,
+                            count: ROWS.min(rows - row),
+                            cols: width,
+                            accumulate: block != mine.start,
+                            bias: std::ptr::null(),
+                        };
+                        let a = panels[row * count..][..ROWS * count].as_ptr();
+                        // SAFETY: both panels have `count` rows as `pack_rows` and `pack_cols` made them.
+                        // `add_positions` checked that there are sums for all rows and columns, of which those of one
+                        // task belong to no other; `at` has where all rows start.
+                        unsafe { product::packed::<V, ROWS, VECTORS>(vectors, count, a, b, &to) };
                     }
-                    let accumulate = block != mine.start;
-                    let to = Rows { at, count: tile_rows, cols: width, accumulate, bias: std::ptr::null() };
-                    let a = panels[row * count..][..ROWS * count].as_ptr();
-                    // SAFETY: both panels have `count` rows as `pack_rows` and `pack_cols` made them: `right` holds
-                    // the most that there may be. `add_positions` checked that there are sums for all rows and
-                    // columns, of which those of one task belong to no other.
-                    unsafe { product::packed::<V, ROWS, VECTORS>(vectors, count, a, right.as_ptr(), &to) };
                 }
             }
         }
     }
 }
+
+/// Values of the panels of columns that are packed together. One panel fits in any case.
+const RIGHT: usize = 128 * MAX_DEPTH;
 
 /// Packs `rows` channels of `count` positions to panels of `ROWS` channels, the last of which is filled up with zeros.
 #[inline(always)]
@@ -881,23 +907,25 @@ fn pack_rows<const ROWS: usize>(
 }
 
 impl View<'_> {
-    /// Packs the columns `col..col + cols` of the patches of `count` positions from `first` on, to rows of `width`
-    /// values, of which only the first `cols` are written.
+    /// Packs the columns `cols` of the patches of `count` positions from `first` on to panels of `tile_cols` columns, the
+    /// last of whole vectors, of which only the first columns are written.
     #[inline(always)]
     fn pack_cols<V: Vector>(
         &self,
         first: usize,
         count: usize,
-        col: usize,
-        cols: usize,
-        width: usize,
-        panel: &mut [f32],
+        cols: (usize, usize),
+        tile_cols: usize,
+        panels: &mut [f32],
     ) {
-        let mut done = 0;
-        while done < cols {
-            let (tap, channel) = ((col + done) / self.len, (col + done) % self.len);
-            let len = (self.len - channel).min(cols - done);
+        let last_width = (cols.1 - cols.0 - 1) % tile_cols + 1;
+        let last_width = last_width.next_multiple_of(V::LANES);
+        let mut col = cols.0;
+        while col < cols.1 {
+            let (tap, channel) = (col / self.len, col % self.len);
+            let len = (self.len - channel).min(cols.1 - col);
             let (row_tap, column_tap) = (tap / self.width.taps, tap % self.width.taps);
+            // The pieces of the run that fall into different panels: where they start, and what panels they are in.
             let mut place = self.place(first);
             let mut at = 0;
             while at < count {
@@ -908,22 +936,35 @@ impl View<'_> {
                     false => (place.column, 0),
                 };
                 let before = start - place.column;
-                let to = |p: usize| (at + p) * width + done;
-                for p in (0..before).chain(before + inside..run) {
-                    panel[to(p)..][..len].fill(0.0);
-                }
-                if inside > 0 {
+                let from = if inside > 0 {
                     let row = place.image * self.height.sources + row as usize;
                     let column = self.width.source_at(start, column_tap) as usize;
-                    let from = (row * self.width.sources + column) * self.channels + self.first + channel;
-                    let step = self.width.source_step * self.channels;
-                    let (from, to) = (&self.data[from..], &mut panel[to(before)..]);
-                    copy_runs::<V>(from, step, to, width, len, inside);
+                    &self.data[(row * self.width.sources + column) * self.channels + self.first + channel..]
+                } else {
+                    &[]
+                };
+                let step = self.width.source_step * self.channels;
+                // A row of an image is read from end to end once or a few times; its columns stay in the cache.
+                let mut done = 0;
+                while done < len {
+                    let place = col + done - cols.0;
+                    let (panel, within) = (place / tile_cols * tile_cols, place % tile_cols);
+                    let width = if panel + tile_cols > cols.1 - cols.0 { last_width } else { tile_cols };
+                    let piece = (tile_cols - within).min(len - done);
+                    let panel = &mut panels[panel * count..][..width * count];
+                    let to = |p: usize| (at + p) * width + within;
+                    for p in (0..before).chain(before + inside..run) {
+                        panel[to(p)..][..piece].fill(0.0);
+                    }
+                    if inside > 0 {
+                        copy_runs::<V>(&from[done..], step, &mut panel[to(before)..], width, piece, inside);
+                    }
+                    done += piece;
                 }
                 at += run;
                 self.advance(&mut place, run);
             }
-            done += len;
+            col += len;
         }
     }
 }

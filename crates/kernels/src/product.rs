@@ -42,8 +42,7 @@ pub(crate) fn dispatch<J: Job>(isa: Isa, job: J) {
     }
 }
 
-/// Most rows and columns of a tile of any instruction set.
-pub(crate) const MAX_ROWS: usize = 8;
+/// Most columns of a tile of any instruction set.
 pub(crate) const MAX_COLS: usize = 48;
 
 /// Most values of [`depth`].
@@ -57,8 +56,10 @@ pub(crate) const fn depth(cols: usize) -> usize {
 /// Where the rows of a tile of the output are, and what becomes of what they hold.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
-    /// The first column of each row. Rows from `count` on are not used.
-    pub at: [*mut f32; MAX_ROWS],
+    /// The start of each of `count` rows.
+    pub at: *const *mut f32,
+    /// The first column of the tile.
+    pub col: usize,
     /// How many rows the tile has.
     pub count: usize,
     /// How many columns the tile has.
@@ -185,9 +186,11 @@ unsafe fn finish<V: Vector, const ROWS: usize, const VECTORS: usize>(
     rows: &Rows,
 ) {
     if rows.count == ROWS && rows.cols == VECTORS * V::LANES {
-        for (sums, &row) in sums.iter().zip(&rows.at) {
+        for (r, sums) in sums.iter().enumerate() {
+            // SAFETY: as the caller; there are `ROWS` rows.
+            let row = unsafe { *rows.at.add(r) };
             for (v, &sum) in sums.iter().enumerate() {
-                let to = row.wrapping_add(v * V::LANES);
+                let to = row.wrapping_add(rows.col + v * V::LANES);
                 // SAFETY: as the caller; the tile is a whole one.
                 unsafe {
                     let mut sum = sum;
@@ -204,7 +207,9 @@ unsafe fn finish<V: Vector, const ROWS: usize, const VECTORS: usize>(
         return;
     }
     let mut tile = [0.0; MAX_COLS];
-    for (sums, &row) in sums.iter().zip(&rows.at).take(rows.count) {
+    for (r, sums) in sums.iter().enumerate().take(rows.count) {
+        // SAFETY: as the caller; there are `count` rows.
+        let row = unsafe { *rows.at.add(r) }.wrapping_add(rows.col);
         for (v, &sum) in sums.iter().enumerate() {
             // SAFETY: a row of a tile has at most `MAX_COLS` columns.
             unsafe { sum.store(tile.as_mut_ptr().add(v * V::LANES)) };
