@@ -266,7 +266,12 @@ impl Inner {
     fn new(taps: usize, len: usize, depth: usize) -> Inner {
         let pieces = len.div_ceil(depth);
         if pieces > 1 {
-            return Inner { taps, len, block_taps: 1, block_len: len.div_ceil(pieces).next_multiple_of(CHANNELS) };
+            return Inner {
+                taps,
+                len,
+                block_taps: 1,
+                block_len: len.div_ceil(pieces).next_multiple_of(CHANNELS),
+            };
         }
         let blocks = taps.div_ceil((depth / len).clamp(1, MAX_TAPS)).max(1);
         Inner { taps, len, block_taps: taps.div_ceil(blocks).max(1), block_len: len }
@@ -820,9 +825,9 @@ impl Job for WeightTask<'_> {
             return;
         }
         let mut right = [0.0; RIGHT];
-        let mut at = [std::ptr::null_mut(); MAX_TASK_ROWS];
-        for (r, at) in at[..rows].iter_mut().enumerate() {
-            *at = self.out.wrapping_add(r * self.out_stride);
+        let mut starts = [std::ptr::null_mut(); MAX_TASK_ROWS];
+        for (r, start) in starts[..rows].iter_mut().enumerate() {
+            *start = self.out.wrapping_add(r * self.out_stride);
         }
         let mut memory;
         let memory: &mut [f32] = if strips.is_some() {
@@ -855,7 +860,7 @@ impl Job for WeightTask<'_> {
                     let b = right[(col - first_col) * count..][..count * vectors * V::LANES].as_ptr();
                     for row in (0..rows).step_by(ROWS) {
                         let to = Rows {
-                            at: at[row..].as_ptr(),
+                            at: starts[row..].as_ptr(),
                             col,
                             count: ROWS.min(rows - row),
                             cols: width,
@@ -865,7 +870,7 @@ impl Job for WeightTask<'_> {
                         let a = panels[row * count..][..ROWS * count].as_ptr();
                         // SAFETY: both panels have `count` rows as `pack_rows` and `pack_cols` made them.
                         // `add_positions` checked that there are sums for all rows and columns, of which those of one
-                        // task belong to no other; `at` has where all rows start.
+                        // task belong to no other; `starts` has where all rows start.
                         unsafe { product::packed::<V, ROWS, VECTORS>(vectors, count, a, b, &to) };
                     }
                 }
@@ -925,7 +930,6 @@ impl View<'_> {
             let (tap, channel) = (col / self.len, col % self.len);
             let len = (self.len - channel).min(cols.1 - col);
             let (row_tap, column_tap) = (tap / self.width.taps, tap % self.width.taps);
-            // The pieces of the run that fall into different panels: where they start, and what panels they are in.
             let mut place = self.place(first);
             let mut at = 0;
             while at < count {

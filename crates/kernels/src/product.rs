@@ -185,10 +185,11 @@ unsafe fn finish<V: Vector, const ROWS: usize, const VECTORS: usize>(
     sums: [[V; VECTORS]; ROWS],
     rows: &Rows,
 ) {
+    // The sums are only ever indexed by constants, as they would else be in memory all the time.
     if rows.count == ROWS && rows.cols == VECTORS * V::LANES {
-        for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: as the caller; there are `ROWS` rows.
-            let row = unsafe { *rows.at.add(r) };
+        // SAFETY: as the caller; there are `ROWS` rows.
+        let at = unsafe { rows.at.cast::<[*mut f32; ROWS]>().read() };
+        for (sums, row) in sums.iter().zip(at) {
             for (v, &sum) in sums.iter().enumerate() {
                 let to = row.wrapping_add(rows.col + v * V::LANES);
                 // SAFETY: as the caller; the tile is a whole one.
@@ -206,15 +207,17 @@ unsafe fn finish<V: Vector, const ROWS: usize, const VECTORS: usize>(
         }
         return;
     }
-    let mut tile = [0.0; MAX_COLS];
-    for (r, sums) in sums.iter().enumerate().take(rows.count) {
-        // SAFETY: as the caller; there are `count` rows.
-        let row = unsafe { *rows.at.add(r) }.wrapping_add(rows.col);
+    let mut tile = [[0.0; MAX_COLS]; ROWS];
+    for (sums, tile) in sums.iter().zip(&mut tile) {
         for (v, &sum) in sums.iter().enumerate() {
             // SAFETY: a row of a tile has at most `MAX_COLS` columns.
             unsafe { sum.store(tile.as_mut_ptr().add(v * V::LANES)) };
         }
-        for (c, &sum) in tile[..rows.cols].iter().enumerate() {
+    }
+    for (r, sums) in tile[..rows.count].iter().enumerate() {
+        // SAFETY: as the caller; there are `count` rows.
+        let row = unsafe { *rows.at.add(r) }.wrapping_add(rows.col);
+        for (c, &sum) in sums[..rows.cols].iter().enumerate() {
             // SAFETY: as the caller: the row has `cols` columns, and the bias too.
             unsafe {
                 let to = row.add(c);
