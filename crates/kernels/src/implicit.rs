@@ -673,7 +673,7 @@ const MAX_TASK_ROWS: usize = 192;
 const MIN_TASK_ROWS: usize = 96;
 const ROW_UNIT: usize = 24;
 /// Columns of a task, at least if it has others beside it.
-const MIN_TASK_COLS: usize = 192;
+const MIN_TASK_COLS: usize = 384;
 
 impl Division {
     fn new(conv: &Conv) -> Division {
@@ -898,13 +898,17 @@ fn pack_rows<const ROWS: usize>(
             let panel = &mut panels[row * count..][..ROWS * count];
             let (panel, _) = panel.as_chunks_mut::<ROWS>();
             let panel = &mut panel[first..count.min(first + STEP)];
-            for (p, to) in panel.iter_mut().enumerate() {
-                let from = &data[(first + p) * channels + row..];
-                if row + ROWS <= rows {
-                    *to = *crate::simd::load(from, 0);
-                } else {
+            let from = &data[first * channels + row..];
+            if row + ROWS <= rows {
+                assert!((panel.len() - 1) * channels + ROWS <= from.len());
+                for (p, to) in panel.iter_mut().enumerate() {
+                    // SAFETY: checked above for the last position; an array is aligned like its elements.
+                    *to = unsafe { from.as_ptr().add(p * channels).cast::<[f32; ROWS]>().read() };
+                }
+            } else {
+                for (p, to) in panel.iter_mut().enumerate() {
                     *to = [0.0; ROWS];
-                    to[..rows - row].copy_from_slice(&from[..rows - row]);
+                    to[..rows - row].copy_from_slice(&from[p * channels..][..rows - row]);
                 }
             }
         }
@@ -973,6 +977,23 @@ impl View<'_> {
     }
 }
 
+/// Copies a few values.
+///
+/// # Safety
+/// Both must be valid for `count` values.
+#[inline(always)]
+unsafe fn copy_rest(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: as the caller.
+    unsafe {
+        match count {
+            1 => to.write(from.read()),
+            2 => to.cast::<[f32; 2]>().write(from.cast::<[f32; 2]>().read()),
+            3 => to.cast::<[f32; 3]>().write(from.cast::<[f32; 3]>().read()),
+            _ => from.copy_to_nonoverlapping(to, count),
+        }
+    }
+}
+
 /// Copies `count` runs of `len` values.
 #[inline(always)]
 fn copy_runs<V: Vector>(
@@ -992,10 +1013,14 @@ fn copy_runs<V: Vector>(
             unsafe { V::load(from.add(at)).store(to.add(at)) };
             at += V::LANES;
         }
-        while at < len {
+        if at + 4 <= len {
             // SAFETY: as above.
-            unsafe { to.add(at).write(from.add(at).read()) };
-            at += 1;
+            unsafe { <[f32; 4]>::load(from.add(at)).store(to.add(at)) };
+            at += 4;
+        }
+        if at < len {
+            // SAFETY: as above; fewer values are left than were copied at a time.
+            unsafe { copy_rest(from.add(at), to.add(at), len - at) };
         }
         (from, to) = (from.wrapping_add(from_step), to.wrapping_add(to_step));
     }
