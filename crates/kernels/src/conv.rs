@@ -7,9 +7,9 @@
 //! Three ways, chosen by shape:
 //!
 //! - depthwise convolutions (one input channel per group) gather directly, vectorized over channels;
-//! - 1x1 convolutions of stride 1 without padding are one matrix product over all `N * H * W` positions;
-//! - the rest copies the inputs of a tile of output positions to the rows of a matrix (`im2col`) and multiplies. The
-//!   gradient by the input scatters such rows back, or, at stride 1, is itself a convolution with the flipped kernel.
+//! - 1x1 convolutions of stride 1 without padding are matrix products over all `N * H * W` positions;
+//! - the rest reads the inputs of an output position where they are, without a matrix of patches. The gradient by the input is
+//!   itself such a convolution with the flipped kernel, one for each phase of the strides.
 //!
 //! # Transposed convolution
 //!
@@ -20,8 +20,8 @@
 
 use crate::depthwise;
 use crate::implicit::{self, Gather, Side};
-use crate::matmul::{Matrix, MatrixMut, multiply};
 use crate::parallel;
+use crate::pointwise;
 use crate::simd::{Isa, dispatch, load};
 pub use crate::window::{Axis, Rounding, Window};
 
@@ -100,27 +100,21 @@ impl Conv {
         self.group_inputs() * self.window.kernel_len()
     }
 
-    fn group_inputs(&self) -> usize {
+    pub(crate) fn group_inputs(&self) -> usize {
         self.in_channels / self.groups
     }
 
-    fn group_outputs(&self) -> usize {
+    pub(crate) fn group_outputs(&self) -> usize {
         self.out_channels / self.groups
     }
 
     /// Number of output positions of all images.
-    fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.batch * self.window.output_len()
     }
 
     fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.in_channels
-    }
-
-    /// Whether packing the weights would take longer than it saves: a pointwise convolution of few positions, as in
-    /// squeeze-and-excitation blocks.
-    fn is_small(&self) -> bool {
-        self.is_pointwise() && self.rows() <= 64
     }
 
     /// Whether the patch matrix is the input itself.
@@ -134,8 +128,8 @@ pub fn forward_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::gather_workspace(conv);
     }
-    if conv.is_small() {
-        return 0;
+    if conv.is_pointwise() {
+        return pointwise::forward_workspace(conv);
     }
     implicit::gather_workspace(conv, conv.group_outputs())
 }
@@ -163,15 +157,8 @@ pub fn forward(
         return depthwise::forward(Isa::detect(), conv, x, w, bias, y, workspace);
     }
     let (inputs, outputs) = (conv.group_inputs(), conv.group_outputs());
-    if conv.is_small() {
-        for group in 0..conv.groups {
-            let x = Matrix::strided(&x[group * inputs..], conv.rows(), inputs, conv.in_channels, 1);
-            let w = Matrix::new(&w[group * outputs * inputs..], outputs, inputs).transposed();
-            let y = MatrixMut::strided(&mut y[group * outputs..], conv.rows(), outputs, conv.out_channels);
-            multiply(1.0, x, w, 0.0, y);
-        }
-        bias.into_iter().for_each(|bias| add_bias(Isa::detect(), bias, y));
-        return;
+    if conv.is_pointwise() {
+        return pointwise::forward(conv, x, w, bias, y, workspace);
     }
     let kernel = conv.window.kernel_len();
     let gather = Gather {
@@ -197,7 +184,7 @@ pub fn input_grad_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::gather_workspace(conv);
     }
-    if conv.is_small() {
+    if conv.is_pointwise() {
         return 0;
     }
     implicit::gather_workspace(conv, conv.group_inputs())
@@ -215,19 +202,8 @@ pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace:
         return depthwise::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
     }
     let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
-    if conv.is_small() {
-        for group in 0..conv.groups {
-            let dy = Matrix::strided(&dy[group * outputs..], conv.rows(), outputs, conv.out_channels, 1);
-            let w = Matrix::new(&w[group * outputs * inputs..], outputs, inputs);
-            multiply(
-                1.0,
-                dy,
-                w,
-                0.0,
-                MatrixMut::strided(&mut dx[group * inputs..], conv.rows(), inputs, conv.in_channels),
-            );
-        }
-        return;
+    if conv.is_pointwise() {
+        return pointwise::input_grad(conv, dy, w, dx);
     }
     let gather = Gather {
         batch: conv.batch,
@@ -257,6 +233,9 @@ pub fn weight_grad_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
         return depthwise::weight_grad_workspace(conv);
     }
+    if conv.is_pointwise() {
+        return pointwise::weight_grad_workspace(conv);
+    }
     implicit::weight_grad_workspace(conv)
 }
 
@@ -270,6 +249,9 @@ pub fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace
     check(conv, x.len(), dw.len(), dy.len());
     if conv.is_depthwise() {
         return depthwise::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
+    }
+    if conv.is_pointwise() {
+        return pointwise::weight_grad(conv, x, dy, dw, workspace);
     }
     implicit::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
 }
@@ -373,7 +355,7 @@ fn check(conv: &Conv, x: usize, w: usize, y: usize) {
 
 dispatch! {
     /// `y[row, c] += bias[c]`.
-    fn add_bias(bias: &[f32], y: &mut [f32]) {
+    pub(crate) fn add_bias(bias: &[f32], y: &mut [f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
             for (y, &bias) in row.iter_mut().zip(bias) {
                 *y += bias;

@@ -16,6 +16,7 @@ pub mod simd;
 
 pub mod conv;
 pub mod matmul;
+mod pointwise;
 pub mod pool;
 pub mod relayout;
 pub mod window;
