@@ -9,6 +9,7 @@
 //!
 //! For evaluating a float graph: one sweep over memory less. What else reads the convolution's result keeps it as it is.
 
+use crate::fuse_epilogue::clip_bounds;
 use crate::pass::{Pass, Report, operations, rename_and_replace};
 use ir::{Graph, GraphError, NodeId, ValueId};
 use kernels::elementwise::Unary;
@@ -49,9 +50,5 @@ fn clamp(graph: &Graph, id: NodeId, x: ValueId) -> Option<Unary> {
         return Some(Unary::Relu);
     }
     node.is::<Clip>()?;
-    let bound = |i: usize, none: f32| match node.ins.get(i).copied().flatten() {
-        None => Some(none),
-        Some(v) => graph.constant(v).and_then(|t| t.to_f32().first().copied()),
-    };
-    Some(Unary::Clip { lo: bound(1, f32::MIN)?, hi: bound(2, f32::MAX)? })
+    clip_bounds(graph, id)
 }

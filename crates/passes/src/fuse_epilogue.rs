@@ -219,14 +219,19 @@ fn activation(graph: &Graph, id: NodeId) -> Option<(Unary, ValueId)> {
     } else if let Some(&HardSigmoid { alpha, beta }) = node.is() {
         Unary::HardSigmoid { alpha, beta }
     } else if node.is::<Clip>().is_some() {
-        let bound = |i: usize, none: f32| match operand(i) {
-            None => Some(none),
-            Some(v) => graph.constant(v).and_then(|t| t.to_f32().first().copied()),
-        };
-        Unary::Clip { lo: bound(1, f32::NEG_INFINITY)?, hi: bound(2, f32::INFINITY)? }
+        clip_bounds(graph, id)?
     } else {
         return None;
     };
     let is_float = graph.ty(id.into()).dtype == Some(tensor::DType::F32);
     Some((activation, operand(0).filter(|_| is_float)?))
+}
+
+/// The clamp of a Clip, when its bounds are constant.
+pub(crate) fn clip_bounds(graph: &Graph, id: NodeId) -> Option<Unary> {
+    let bound = |i: usize, none: f32| match graph.node(id).ins.get(i).copied().flatten() {
+        None => Some(none),
+        Some(v) => graph.constant(v).and_then(|t| t.to_f32().first().copied()),
+    };
+    Some(Unary::Clip { lo: bound(1, f32::NEG_INFINITY)?, hi: bound(2, f32::INFINITY)? })
 }
