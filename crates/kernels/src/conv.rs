@@ -4,10 +4,11 @@
 //! one-dimensional convolution has height 1 ([`Window::flat`]). The maths is that of ONNX `Conv` (cross-correlation).
 //! All functions overwrite their output and take their scratch memory from the caller; what it held does not matter.
 //!
-//! Three ways, chosen by shape:
+//! Four ways, chosen by shape:
 //!
 //! - depthwise convolutions (one input channel per group) gather directly, vectorized over channels;
 //! - 1x1 convolutions of stride 1 without padding are matrix products over all `N * H * W` positions;
+//! - gradients of 3x3 convolutions of stride 1 with many channels are Winograd's;
 //! - the rest reads the inputs of an output position where they are, without a matrix of patches. The gradient by the input is
 //!   itself such a convolution with the flipped kernel, one for each phase of the strides.
 //!
@@ -24,6 +25,7 @@ use crate::parallel;
 use crate::pointwise;
 use crate::simd::{Isa, dispatch, load};
 pub use crate::window::{Axis, Rounding, Window};
+use crate::winograd;
 
 /// A bound of what workspaces hold beside the weights, in channels and copies.
 const PARTS: usize = 256;
@@ -181,13 +183,10 @@ pub fn forward(
 
 /// Length of the workspace of [`input_grad`], in `f32`.
 pub fn input_grad_workspace(conv: &Conv) -> usize {
-    if conv.is_depthwise() {
-        return depthwise::gather_workspace(conv);
+    if winograd::applies(conv) {
+        return winograd::input_grad_workspace(conv);
     }
-    if conv.is_pointwise() {
-        return 0;
-    }
-    implicit::gather_workspace(conv, conv.group_inputs())
+    transpose_forward_workspace(conv)
 }
 
 /// Gradient of [`forward`] by its input: `dx = conv^T(dy, w)`.
@@ -197,35 +196,11 @@ pub fn input_grad_workspace(conv: &Conv) -> usize {
 /// # Panics
 /// When a slice does not have the length of its shape, or `workspace` is shorter than [`input_grad_workspace`].
 pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
-    check(conv, dx.len(), w.len(), dy.len());
-    if conv.is_depthwise() {
-        return depthwise::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
+    if winograd::applies(conv) {
+        check(conv, dx.len(), w.len(), dy.len());
+        return winograd::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
     }
-    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
-    if conv.is_pointwise() {
-        return pointwise::input_grad(conv, dy, w, dx);
-    }
-    let gather = Gather {
-        batch: conv.batch,
-        groups: conv.groups,
-        inputs: outputs,
-        outputs: inputs,
-        source: dy,
-        weights: w,
-        input_stride: inputs * kernel,
-        output_stride: kernel,
-        group_stride: outputs * inputs * kernel,
-        kernel_width: conv.window.width.kernel,
-        bias: None,
-        target_size: (conv.window.height.input, conv.window.width.input),
-    };
-    let (height, width) = (conv.window.height, conv.window.width);
-    for row in 0..height.stride.min(height.input) {
-        for column in 0..width.stride.min(width.input) {
-            let (height, width) = (Side::backward(&height, row), Side::backward(&width, column));
-            gather.run(Isa::detect(), height, width, dx, workspace);
-        }
-    }
+    transpose_forward(conv, dy, w, None, dx, workspace);
 }
 
 /// Length of the workspace of [`weight_grad`], in `f32`.
@@ -235,6 +210,9 @@ pub fn weight_grad_workspace(conv: &Conv) -> usize {
     }
     if conv.is_pointwise() {
         return pointwise::weight_grad_workspace(conv);
+    }
+    if winograd::applies(conv) {
+        return winograd::weight_grad_workspace(conv);
     }
     implicit::weight_grad_workspace(conv)
 }
@@ -252,6 +230,9 @@ pub fn weight_grad(conv: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32], workspace
     }
     if conv.is_pointwise() {
         return pointwise::weight_grad(conv, x, dy, dw, workspace);
+    }
+    if winograd::applies(conv) {
+        return winograd::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
     }
     implicit::weight_grad(Isa::detect(), conv, x, dy, dw, workspace);
 }
@@ -288,7 +269,13 @@ const COLUMNS: usize = 64;
 
 /// Length of the workspace of [`transpose_forward`], in `f32`.
 pub fn transpose_forward_workspace(conv: &Conv) -> usize {
-    input_grad_workspace(conv)
+    if conv.is_depthwise() {
+        return depthwise::gather_workspace(conv);
+    }
+    if conv.is_pointwise() {
+        return 0;
+    }
+    implicit::gather_workspace(conv, conv.group_inputs())
 }
 
 /// `y = conv_transpose(x, w) + bias`, the ONNX `ConvTranspose` operator.
@@ -306,12 +293,45 @@ pub fn transpose_forward(
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
-    input_grad(conv, x, w, y, workspace);
+    check(conv, y.len(), w.len(), x.len());
+    spread(conv, x, w, y, workspace);
     if let Some(bias) = bias {
         assert!(bias.len() == conv.in_channels, "bias is not of one value per channel");
         let isa = Isa::detect();
         let rows = (parallel::CHUNK / bias.len()).max(1);
         parallel::for_each_chunk(y, rows * bias.len(), |_, y| add_bias(isa, bias, y));
+    }
+}
+
+/// The adjoint of [`forward`] by its input, as direct sums.
+fn spread(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
+    if conv.is_depthwise() {
+        return depthwise::input_grad(Isa::detect(), conv, dy, w, dx, workspace);
+    }
+    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
+    if conv.is_pointwise() {
+        return pointwise::input_grad(conv, dy, w, dx);
+    }
+    let gather = Gather {
+        batch: conv.batch,
+        groups: conv.groups,
+        inputs: outputs,
+        outputs: inputs,
+        source: dy,
+        weights: w,
+        input_stride: inputs * kernel,
+        output_stride: kernel,
+        group_stride: outputs * inputs * kernel,
+        kernel_width: conv.window.width.kernel,
+        bias: None,
+        target_size: (conv.window.height.input, conv.window.width.input),
+    };
+    let (height, width) = (conv.window.height, conv.window.width);
+    for row in 0..height.stride.min(height.input) {
+        for column in 0..width.stride.min(width.input) {
+            let (height, width) = (Side::backward(&height, row), Side::backward(&width, column));
+            gather.run(Isa::detect(), height, width, dx, workspace);
+        }
     }
 }
 
@@ -482,6 +502,10 @@ mod tests {
             (3, 16, 24, 2, square(20, 1, 1, 0)),
             (2, 3, 16, 1, square(80, 3, 2, 1)),
             (5, 64, 16, 1, square(14, 3, 1, 1)),
+            (6, 32, 48, 1, square(13, 3, 1, 1)),
+            (64, 48, 160, 1, square(6, 3, 1, 0)),
+            (3, 128, 32, 1, square(41, 3, 1, 1)),
+            (16, 320, 32, 1, square(6, 3, 1, 2)),
             (5, 40, 36, 1, square(16, 5, 2, 2)),
             (5, 24, 24, 24, square(30, 3, 1, 1)),
             (2, 40, 40, 40, square(33, 5, 2, 2)),

@@ -15,7 +15,7 @@
 
 use crate::conv::Conv;
 use crate::parallel;
-use crate::product::{self, Job, MAX_COLS, MAX_DEPTH, Rows, dispatch};
+use crate::product::{self, Job, MAX_COLS, MAX_DEPTH, Rows, Shared, dispatch};
 use crate::relayout::permute;
 use crate::simd::{Isa, Vector};
 use crate::window::{Axis, gcd};
@@ -306,20 +306,6 @@ const MAX_TAPS: usize = 16;
 
 /// Where a run of padding is read.
 static ZEROS: [f32; MAX_DEPTH] = [0.0; MAX_DEPTH];
-
-/// Pointer to memory that tasks write disjoint parts of.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: whoever makes one sees to it that tasks write disjoint parts.
-unsafe impl Sync for Shared {}
-// SAFETY: as above.
-unsafe impl Send for Shared {}
-
-impl Shared {
-    fn at(self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
-}
 
 /// The forward pass, or the gradient by the input.
 pub(crate) struct Gather<'a> {
@@ -871,7 +857,7 @@ impl Job for WeightTask<'_> {
                         // SAFETY: both panels have `count` rows as `pack_rows` and `pack_cols` made them.
                         // `add_positions` checked that there are sums for all rows and columns, of which those of one
                         // task belong to no other; `starts` has where all rows start.
-                        unsafe { product::packed::<V, ROWS, VECTORS>(vectors, count, a, b, &to) };
+                        unsafe { product::packed::<V, ROWS, VECTORS>(vectors, count, (a, ROWS), b, &to) };
                     }
                 }
             }

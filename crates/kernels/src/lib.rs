@@ -26,6 +26,7 @@ mod implicit;
 mod product;
 #[cfg(test)]
 mod reference;
+mod winograd;
 
 pub mod batch_norm;
 pub mod broadcast;

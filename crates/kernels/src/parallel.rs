@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A chunk length, in elements, for element-wise sweeps: 64 KiB of `f32`, long enough to hide the cost of a task.
 pub const CHUNK: usize = 16 * 1024;
@@ -21,6 +22,30 @@ pub fn for_each(count: usize, f: impl Fn(usize) + Sync + Send) {
     } else {
         (0..count).into_par_iter().with_max_len(1).for_each(f);
     }
+}
+
+/// Calls `f(index, scratch)` for every `index` in `0..count`, in any order. Each call has `len` elements of `scratch` for
+/// itself, with whatever an earlier call left in them; as many run at a time as there are threads and scratch for.
+///
+/// # Panics
+/// When `scratch` is shorter than `len`, unless `count` is 0.
+pub fn for_each_with<T: Send>(
+    count: usize,
+    scratch: &mut [T],
+    len: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    if count <= 1 || inline() {
+        (0..count).for_each(|i| f(i, &mut scratch[..len]));
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    let threads = rayon::current_num_threads();
+    scratch.par_chunks_exact_mut(len).take(threads).for_each(|scratch| {
+        while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < count) {
+            f(i, scratch);
+        }
+    });
 }
 
 /// Splits `out` into chunks of `chunk_len` elements (the last may be shorter) and calls `f(index, chunk)` for each.

@@ -53,6 +53,20 @@ pub(crate) const fn depth(cols: usize) -> usize {
     if cols > 16 { 128 } else { MAX_DEPTH }
 }
 
+/// Pointer to memory that tasks write disjoint parts of.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+// SAFETY: whoever makes one sees to it that tasks write disjoint parts.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    pub fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
 /// Where the rows of a tile of the output are, and what becomes of what they hold.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
@@ -117,7 +131,8 @@ unsafe fn gathered_sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
     sums
 }
 
-/// A tile with the left operand in a panel of `depth` rows of `ROWS` values each; the rest is as in [`gathered`].
+/// A tile with the left operand in `depth` rows of `ROWS` values each, the second number of `a` apart, which in a packed panel
+/// is `ROWS`; the rest is as in [`gathered`].
 ///
 /// # Safety
 /// As for [`gathered`].
@@ -125,7 +140,7 @@ unsafe fn gathered_sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
 pub(crate) unsafe fn packed<V: Vector, const ROWS: usize, const VECTORS: usize>(
     vectors: usize,
     depth: usize,
-    a: *const f32,
+    a: (*const f32, usize),
     b: *const f32,
     rows: &Rows,
 ) {
@@ -142,7 +157,7 @@ pub(crate) unsafe fn packed<V: Vector, const ROWS: usize, const VECTORS: usize>(
 #[inline(always)]
 unsafe fn packed_sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
     depth: usize,
-    a: *const f32,
+    (a, step): (*const f32, usize),
     b: *const f32,
 ) -> [[V; VECTORS]; ROWS] {
     let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
@@ -150,7 +165,7 @@ unsafe fn packed_sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
     for _ in 0..depth {
         // SAFETY: as the caller of `packed`.
         unsafe { add_outer(&mut sums, |r| V::splat(*a.add(r)), b) };
-        a = a.wrapping_add(ROWS);
+        a = a.wrapping_add(step);
         b = b.wrapping_add(VECTORS * V::LANES);
     }
     sums
