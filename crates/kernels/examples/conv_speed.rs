@@ -7,14 +7,26 @@
 
 #![allow(unsafe_code)]
 
-use onnx_qat_kernels::conv::{self, Axis, Conv, Rounding, Window};
+use onnx_qat_kernels::conv::{self, Axis, Conv, Finish, Rounding, Window};
 use onnx_qat_kernels::simd::Isa;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Input size, input channels, output channels, groups, kernel, stride.
-const SHAPES: [(&str, [usize; 6]); 41] = [
+const SHAPES: [(&str, [usize; 6]); 53] = [
     ("mobilenet stem", [224, 3, 16, 1, 3, 2]),
+    ("mobilenet pointwise", [112, 32, 16, 1, 1, 1]),
+    ("mobilenet pointwise", [112, 16, 96, 1, 1, 1]),
+    ("mobilenet pointwise", [56, 24, 144, 1, 1, 1]),
+    ("mobilenet pointwise", [56, 144, 24, 1, 1, 1]),
+    ("mobilenet pointwise", [28, 32, 192, 1, 1, 1]),
+    ("mobilenet pointwise", [14, 96, 576, 1, 1, 1]),
+    ("mobilenet pointwise", [14, 576, 96, 1, 1, 1]),
+    ("mobilenet pointwise", [14, 112, 672, 1, 1, 1]),
+    ("mobilenet pointwise", [7, 320, 1280, 1, 1, 1]),
+    ("mobilenet depthwise", [112, 96, 96, 96, 3, 2]),
+    ("mobilenet depthwise", [112, 32, 32, 32, 3, 1]),
+    ("mobilenet depthwise", [56, 144, 144, 144, 3, 2]),
     ("mobilenet depthwise", [112, 16, 16, 16, 3, 1]),
     ("mobilenet pointwise", [112, 16, 64, 1, 1, 1]),
     ("mobilenet depthwise", [112, 64, 64, 64, 3, 2]),
@@ -157,7 +169,7 @@ fn measure(
         .max(conv::weight_grad_workspace(&conv));
     let mut workspace = vec![0.0; longest];
     let times = [
-        time(|| conv::forward(&conv, &x, &w, None, &mut y, &mut workspace)),
+        time(|| conv::forward(&conv, &x, &w, Finish::bias(None), &mut y, &mut workspace)),
         time(|| conv::input_grad(&conv, &dy, &w, &mut dx, &mut workspace)),
         time(|| conv::weight_grad(&conv, &x, &dy, &mut dw, &mut workspace)),
     ];

@@ -20,6 +20,7 @@
 //! [`transpose_input_grad`] and [`transpose_weight_grad`] do the rest.
 
 use crate::depthwise;
+use crate::elementwise::Unary;
 use crate::implicit::{self, Gather, Side};
 use crate::parallel;
 use crate::pointwise;
@@ -125,6 +126,39 @@ impl Conv {
     }
 }
 
+/// What becomes of the sums of a convolution, while they are in the cache: `activation(sums + bias + addend)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    /// One value per output channel.
+    pub bias: Option<&'a [f32]>,
+    /// Values of the shape of the output, such as those that a residual connection brings.
+    pub addend: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Unary,
+}
+
+impl<'a> Finish<'a> {
+    /// Adds a bias, if there is one.
+    pub fn bias(bias: Option<&'a [f32]>) -> Finish<'a> {
+        Finish { bias, addend: None, activation: Unary::Identity }
+    }
+
+    /// Whether there is something to do beside the bias.
+    pub(crate) fn is_more(&self) -> bool {
+        self.addend.is_some() || self.activation != Unary::Identity
+    }
+
+    /// All but the bias, on the part of the output from element `at` on.
+    pub(crate) fn rest(&self, isa: Isa, at: usize, y: &mut [f32]) {
+        if let Some(addend) = self.addend {
+            add_values(isa, &addend[at..][..y.len()], y);
+        }
+        if self.activation != Unary::Identity {
+            self.activation.forward_in_place(y);
+        }
+    }
+}
+
 /// Length of the workspace of [`forward`], in `f32`.
 pub fn forward_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
@@ -136,31 +170,28 @@ pub fn forward_workspace(conv: &Conv) -> usize {
     implicit::gather_workspace(conv, conv.group_outputs())
 }
 
-/// `y = conv(x, w) + bias`, the ONNX `Conv` operator.
+/// `y = activation(conv(x, w) + bias + addend)`: the ONNX operator `Conv`, and what `finish` adds to it.
 ///
-/// `x` is `(N, H, W, C)`, `w` is `(O, C / groups, kh, kw)`, `bias` is `(O)`, `y` is `(N, H', W', O)`.
+/// `x` is `(N, H, W, C)`, `w` is `(O, C / groups, kh, kw)`, `y` is `(N, H', W', O)`.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape, or `workspace` is shorter than [`forward_workspace`].
-pub fn forward(
-    conv: &Conv,
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-    workspace: &mut [f32],
-) {
+pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f32], workspace: &mut [f32]) {
     check(conv, x.len(), w.len(), y.len());
     assert!(
-        bias.is_none_or(|bias| bias.len() == conv.out_channels),
+        finish.bias.is_none_or(|bias| bias.len() == conv.out_channels),
         "bias is not of one value per output channel"
     );
+    assert!(
+        finish.addend.is_none_or(|addend| addend.len() == y.len()),
+        "addend is not of the shape of the output"
+    );
     if conv.is_depthwise() {
-        return depthwise::forward(Isa::detect(), conv, x, w, bias, y, workspace);
+        return depthwise::forward(Isa::detect(), conv, x, w, finish, y, workspace);
     }
     let (inputs, outputs) = (conv.group_inputs(), conv.group_outputs());
     if conv.is_pointwise() {
-        return pointwise::forward(conv, x, w, bias, y, workspace);
+        return pointwise::forward(conv, x, w, finish, y, workspace);
     }
     let kernel = conv.window.kernel_len();
     let gather = Gather {
@@ -174,7 +205,7 @@ pub fn forward(
         output_stride: inputs * kernel,
         group_stride: outputs * inputs * kernel,
         kernel_width: conv.window.width.kernel,
-        bias,
+        finish,
         target_size: (conv.window.height.output, conv.window.width.output),
     };
     let (height, width) = (Side::forward(&conv.window.height), Side::forward(&conv.window.width));
@@ -323,7 +354,7 @@ fn spread(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f
         output_stride: kernel,
         group_stride: outputs * inputs * kernel,
         kernel_width: conv.window.width.kernel,
-        bias: None,
+        finish: Finish::bias(None),
         target_size: (conv.window.height.input, conv.window.width.input),
     };
     let (height, width) = (conv.window.height, conv.window.width);
@@ -346,7 +377,7 @@ pub fn transpose_input_grad_workspace(conv: &Conv) -> usize {
 /// When a slice does not have the length of its shape, or `workspace` is shorter than
 /// [`transpose_input_grad_workspace`].
 pub fn transpose_input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f32]) {
-    forward(conv, dy, w, None, dx, workspace);
+    forward(conv, dy, w, Finish::bias(None), dx, workspace);
 }
 
 /// Length of the workspace of [`transpose_weight_grad`], in `f32`.
@@ -374,6 +405,13 @@ fn check(conv: &Conv, x: usize, w: usize, y: usize) {
 }
 
 dispatch! {
+    /// `y += addend`.
+    fn add_values(addend: &[f32], y: &mut [f32]) {
+        for (y, &addend) in y.iter_mut().zip(addend) {
+            *y += addend;
+        }
+    }
+
     /// `y[row, c] += bias[c]`.
     pub(crate) fn add_bias(bias: &[f32], y: &mut [f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
@@ -425,7 +463,7 @@ mod tests {
     /// Output, input gradient, weight gradient and bias gradient.
     fn all(conv: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, dy: &[f32]) -> [Vec<f32>; 4] {
         [
-            run(dy.len(), forward_workspace(conv), |y, ws| forward(conv, x, w, bias, y, ws)),
+            run(dy.len(), forward_workspace(conv), |y, ws| forward(conv, x, w, Finish::bias(bias), y, ws)),
             run(x.len(), input_grad_workspace(conv), |dx, ws| input_grad(conv, dy, w, dx, ws)),
             run(w.len(), weight_grad_workspace(conv), |dw, ws| weight_grad(conv, x, dy, dw, ws)),
             run(conv.out_channels, 0, |db, _| bias_grad(dy, conv.out_channels, db)),
@@ -515,6 +553,33 @@ mod tests {
             (70, 700, 30, 1, square(1, 1, 1, 0)),
         ] {
             check_conv(&Conv::new(batch, inputs, outputs, groups, window).unwrap(), &mut draw);
+        }
+    }
+
+    #[test]
+    fn sums_are_finished_as_they_would_be_afterwards() {
+        let mut draw = Draw::new(15);
+        for (batch, inputs, outputs, groups, window) in [
+            (3, 16, 24, 1, square(40, 1, 1, 0)),
+            (1, 16, 24, 2, square(3, 1, 1, 0)),
+            (2, 24, 24, 24, square(30, 3, 1, 1)),
+            (2, 3, 600, 1, square(8, 3, 2, 1)),
+            (2, 16, 80, 2, square(20, 3, 1, 1)),
+        ] {
+            let conv = Conv::new(batch, inputs, outputs, groups, window).unwrap();
+            let (x, w) = (draw.values(conv.input_len()), draw.values(conv.weight_len()));
+            let (bias, addend) = (draw.values(conv.out_channels), draw.values(conv.output_len()));
+            let forward = |finish: Finish<'_>| {
+                let workspace = forward_workspace(&conv);
+                run(conv.output_len(), workspace, |y, ws| forward(&conv, &x, &w, finish, y, ws))
+            };
+            let plain = forward(Finish::bias(Some(&bias)));
+            for activation in [Unary::Relu, Unary::HardSwish] {
+                let finish = Finish { bias: Some(&bias), addend: Some(&addend), activation };
+                let mut expected: Vec<f32> = plain.iter().zip(&addend).map(|(y, z)| y + z).collect();
+                activation.forward_in_place(&mut expected);
+                assert_eq!(forward(finish), expected, "{conv:?}");
+            }
         }
     }
 

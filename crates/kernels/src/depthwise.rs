@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::conv::Conv;
+use crate::conv::{Conv, Finish};
 use crate::parallel;
 use crate::relayout::permute;
 use crate::simd::{Isa, Vector, dispatch, dispatch_vectors};
@@ -24,7 +24,7 @@ pub(crate) fn forward(
     conv: &Conv,
     x: &[f32],
     w: &[f32],
-    bias: Option<&[f32]>,
+    finish: Finish<'_>,
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
@@ -32,12 +32,12 @@ pub(crate) fn forward(
     let (source, target) =
         (extent(&conv.window, |axis| axis.input), extent(&conv.window, |axis| axis.output));
     let weights = pack(conv, w, workspace);
-    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, 1, |run, y| {
-        match multiplier {
-            1 => correlate(isa, run, channels, bias, y),
-            _ => correlate_multiplied(isa, run, channels, multiplier, bias, y),
-        }
-    });
+    let kernel = |run: &Run<'_>, y: &mut [f32]| match multiplier {
+        1 => correlate(isa, run, channels, finish.bias, y),
+        _ => correlate_multiplied(isa, run, channels, multiplier, finish.bias, y),
+    };
+    let finish = |at: usize, y: &mut [f32]| finish.rest(isa, at, y);
+    sweep(&conv.window, x, source, weights, y, target, conv.out_channels, Axis::taps, 1, kernel, finish);
 }
 
 /// See [`crate::conv::input_grad`].
@@ -54,12 +54,12 @@ pub(crate) fn input_grad(
         (extent(&conv.window, |axis| axis.output), extent(&conv.window, |axis| axis.input));
     let weights = pack(conv, w, workspace);
     let period = conv.window.width.stride;
-    sweep(&conv.window, dy, source, weights, dx, target, channels, Axis::grad_taps, period, |run, dx| {
-        match multiplier {
-            1 => correlate(isa, run, channels, None, dx),
-            _ => contract(isa, run, channels, multiplier, dx),
-        }
-    });
+    let kernel = |run: &Run<'_>, dx: &mut [f32]| match multiplier {
+        1 => correlate(isa, run, channels, None, dx),
+        _ => contract(isa, run, channels, multiplier, dx),
+    };
+    let taps = Axis::grad_taps;
+    sweep(&conv.window, dy, source, weights, dx, target, channels, taps, period, kernel, |_, _| {});
 }
 
 /// Rows and columns of one side of a window.
@@ -104,7 +104,8 @@ macro_rules! for_taps {
     };
 }
 
-/// Fills `target`, images of `(rows, columns, channels)`, run by run: `kernel` gets the run and the part of the target.
+/// Fills `target`, images of `(rows, columns, channels)`, run by run: `kernel` gets the run and the part of the target,
+/// `finish` the first element and the values of several runs that are done.
 /// `source` is images of the given size.
 #[allow(clippy::too_many_arguments)]
 fn sweep(
@@ -118,12 +119,13 @@ fn sweep(
     taps: impl Fn(&Axis, usize) -> Taps + Sync + Send,
     period: usize,
     kernel: impl Fn(&Run<'_>, &mut [f32]) + Sync + Send,
+    finish: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) {
     let images = (target.len() / (height * width * channels)).max(1);
     let image_len = source.len() / images;
     let positions = chunk_positions(channels, width);
     parallel::for_each_chunk(target, positions * channels, |chunk, target| {
-        let mut rest = target;
+        let mut rest = &mut *target;
         let (mut columns, mut known) = ([Taps::NONE; RUN], None);
         for (image, row, column, length) in runs(chunk * positions, rest.len() / channels, height, width) {
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(length * channels);
@@ -146,6 +148,7 @@ fn sweep(
             };
             kernel(&run, part);
         }
+        finish(chunk * positions * channels, target);
     });
 }
 
@@ -559,7 +562,7 @@ mod tests {
             let all = |isa| {
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
                 let mut workspace = vec![0.0; weight_grad_workspace(&conv)];
-                forward(isa, &conv, &x, &w, Some(&bias), &mut y, &mut workspace);
+                forward(isa, &conv, &x, &w, Finish::bias(Some(&bias)), &mut y, &mut workspace);
                 input_grad(isa, &conv, &dy, &w, &mut dx, &mut workspace);
                 weight_grad(isa, &conv, &x, &dy, &mut dw, &mut workspace);
                 (y, dx, dw)

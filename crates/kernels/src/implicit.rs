@@ -13,7 +13,7 @@
 //! copied with its padding to a strip first. In it the runs of neighbouring kernel columns join to one.
 #![allow(unsafe_code)]
 
-use crate::conv::Conv;
+use crate::conv::{Conv, Finish};
 use crate::parallel;
 use crate::product::{self, Job, MAX_COLS, MAX_DEPTH, Rows, Shared, dispatch};
 use crate::relayout::permute;
@@ -322,7 +322,8 @@ pub(crate) struct Gather<'a> {
     pub output_stride: usize,
     pub group_stride: usize,
     pub kernel_width: usize,
-    pub bias: Option<&'a [f32]>,
+    /// The addend has the shape of the whole target.
+    pub finish: Finish<'a>,
     /// Rows and columns of the target.
     pub target_size: (usize, usize),
 }
@@ -343,7 +344,8 @@ impl Gather<'_> {
         assert!(target.len() == images * self.target_size.0 * self.target_size.1 * channels);
         let reach = |side: &Side| (side.targets.max(1) - 1) * side.target_step + side.target_first;
         assert!(reach(&height) < self.target_size.0 && reach(&width) < self.target_size.1);
-        assert!(self.bias.is_none_or(|bias| bias.len() == channels));
+        assert!(self.finish.bias.is_none_or(|bias| bias.len() == channels));
+        assert!(self.finish.addend.is_none_or(|addend| addend.len() == target.len()));
         if images * height.targets * width.targets == 0 {
             return;
         }
@@ -427,7 +429,7 @@ impl Job for GatherGroup<'_> {
             let first = if strips.is_some() { 0 } else { at };
             let target = Target { gather, group, out, view: &self_view, at };
             let right = Right { inner, packed, padded, first_col, end_col };
-            dispatch(isa, GatherBlock { view, first, count, target, right });
+            dispatch(isa, GatherBlock { isa, view, first, count, target, right });
         });
     }
 }
@@ -456,6 +458,23 @@ impl Target<'_> {
             self.view.advance(&mut place, 1);
         }
     }
+
+    /// Finishes some columns of the rows of the block.
+    fn finish(&self, isa: Isa, rows: &[*mut f32], first_col: usize, end_col: usize) {
+        let Target { gather, out, .. } = self;
+        // Whole rows that follow each other are one.
+        let joined = rows.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(end_col - first_col));
+        let (rows, len) = if joined { (&rows[..1], rows.len()) } else { (rows, 1) };
+        for row in rows {
+            let row = row.wrapping_add(first_col);
+            // Addresses of one slice, `out` being its first.
+            let at = (row as usize - out.0 as usize) / size_of::<f32>();
+            // SAFETY: `Gather::run` checked that all rows of the target lie inside it; rows and columns of one task belong
+            // to no other.
+            let values = unsafe { std::slice::from_raw_parts_mut(row, len * (end_col - first_col)) };
+            gather.finish.rest(isa, at, values);
+        }
+    }
 }
 
 /// The right operand of a block: the columns `first_col..end_col` of the packed weights, which have `padded` columns.
@@ -469,6 +488,7 @@ struct Right<'a> {
 
 /// The product of `count` positions from `first` on.
 struct GatherBlock<'a> {
+    isa: Isa,
     view: View<'a>,
     first: usize,
     count: usize,
@@ -520,7 +540,8 @@ impl Job for GatherBlock<'_> {
         let targets = &mut targets[..self.count];
         self.target.fill(targets);
         let gather = self.target.gather;
-        let bias = gather.bias.map(|bias| &bias[self.target.group * gather.outputs..][..gather.outputs]);
+        let bias =
+            gather.finish.bias.map(|bias| &bias[self.target.group * gather.outputs..][..gather.outputs]);
         let mut table = [std::ptr::null(); TABLE];
         for index in 0..inner.count() {
             let block = inner.block(index);
@@ -556,6 +577,9 @@ impl Job for GatherBlock<'_> {
                     );
                 }
             }
+        }
+        if gather.finish.is_more() {
+            self.target.finish(self.isa, targets, first_col, end_col);
         }
     }
 }

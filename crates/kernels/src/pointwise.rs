@@ -2,7 +2,7 @@
 //!
 //! The positions are divided by shape into parts, which run in parallel, and those into tiles small enough for the cache.
 
-use crate::conv::{Conv, add_bias};
+use crate::conv::{Conv, Finish, add_bias};
 use crate::matmul::{Matrix, MatrixMut, multiply};
 use crate::parallel;
 use crate::relayout::permute;
@@ -50,14 +50,7 @@ pub fn forward_workspace(conv: &Conv) -> usize {
 }
 
 /// See [`conv::forward`](crate::conv::forward).
-pub fn forward(
-    conv: &Conv,
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-    workspace: &mut [f32],
-) {
+pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f32], workspace: &mut [f32]) {
     let (inputs, outputs, isa) = (conv.group_inputs(), conv.group_outputs(), Isa::detect());
     let product = |x: &[f32], group: usize, weights: Matrix<'_>, y: &mut [f32]| {
         let rows = y.len() / conv.out_channels;
@@ -70,12 +63,16 @@ pub fn forward(
             MatrixMut::strided(&mut y[group * outputs..], rows, outputs, conv.out_channels),
         );
     };
+    let finish = |at: usize, y: &mut [f32]| {
+        finish.bias.into_iter().for_each(|bias| add_bias(isa, bias, y));
+        finish.rest(isa, at, y);
+    };
     if conv.rows() <= FEW_ROWS {
         for group in 0..conv.groups {
             let weights = Matrix::new(&w[group * outputs * inputs..], outputs, inputs).transposed();
             product(x, group, weights, y);
         }
-        bias.into_iter().for_each(|bias| add_bias(isa, bias, y));
+        finish(0, y);
         return;
     }
     // (groups, O, C) to (groups, C, O): the right operand of the product, row by row.
@@ -85,11 +82,12 @@ pub fn forward(
     parallel::for_each_chunk(y, tiles.part * conv.out_channels, |part, y| {
         for (first, rows) in tiles.of(y.len() / conv.out_channels) {
             let y = &mut y[first * conv.out_channels..][..rows * conv.out_channels];
-            let x = &x[(part * tiles.part + first) * conv.in_channels..];
+            let row = part * tiles.part + first;
+            let x = &x[row * conv.in_channels..];
             for group in 0..conv.groups {
                 product(x, group, Matrix::new(&packed[group * inputs * outputs..], inputs, outputs), y);
             }
-            bias.into_iter().for_each(|bias| add_bias(isa, bias, y));
+            finish(row * conv.out_channels, y);
         }
     });
 }

@@ -145,6 +145,84 @@ pub fn max(pool: &Pool, x: &[f32], y: &mut [f32], argmax: &mut [i32]) {
     });
 }
 
+/// What a window can find the largest of.
+trait Sample: Copy + Send + Sync {
+    /// The largest of no values.
+    const LOWEST: Self;
+
+    /// The larger one; of equal ones the first. NaN is larger than numbers.
+    fn larger(self, other: Self) -> Self;
+}
+
+impl Sample for f32 {
+    const LOWEST: f32 = f32::NEG_INFINITY;
+
+    #[inline(always)]
+    fn larger(self, other: f32) -> f32 {
+        if (other > self) | (other.is_nan() & !self.is_nan()) { other } else { self }
+    }
+}
+
+impl Sample for u8 {
+    const LOWEST: u8 = 0;
+
+    #[inline(always)]
+    fn larger(self, other: u8) -> u8 {
+        self.max(other)
+    }
+}
+
+/// The largest value of each window, as in [`max`], without its position.
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn max_values(pool: &Pool, x: &[f32], y: &mut [f32]) {
+    max_with(pool, x, y, max_values_run);
+}
+
+/// The largest code of each window; 0 where it sees nothing but padding.
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn max_codes(pool: &Pool, x: &[u8], y: &mut [u8]) {
+    max_with(pool, x, y, max_codes_run);
+}
+
+fn max_with<T: Sample>(pool: &Pool, x: &[T], y: &mut [T], largest: fn(Isa, &Run<'_>, &[T], &mut [T])) {
+    pool.check(x.len(), y.len());
+    let isa = Isa::detect();
+    let positions = chunk_positions(pool.channels, pool.window.width.output);
+    let image_len = pool.window.input_len() * pool.channels;
+    parallel::for_each_chunk(y, positions * pool.channels, |chunk, y| {
+        let count = y.len() / pool.channels;
+        for_each_run(pool, chunk * positions, count, false, |run, image, _, at, len| {
+            largest(isa, run, &x[image * image_len..][..image_len], &mut y[at..][..len]);
+        });
+    });
+}
+
+/// The largest values of the windows of a run.
+#[inline(always)]
+fn largest<T: Sample>(run: &Run<'_>, x: &[T], y: &mut [T]) {
+    for (column, y) in run.columns.iter().zip(y.chunks_exact_mut(run.channels)) {
+        let mut is_first = true;
+        for_taps!(run, column, (_row, _column, position) => {
+            let x = &x[position * run.channels..][..run.channels];
+            if is_first {
+                y.copy_from_slice(x);
+                is_first = false;
+            } else {
+                for (best, &x) in y.iter_mut().zip(x) {
+                    *best = best.larger(x);
+                }
+            }
+        });
+        if is_first {
+            y.fill(T::LOWEST);
+        }
+    }
+}
+
 /// Gradient of [`max`]: `dx` becomes the sum of `dy` over the windows whose largest input it was.
 ///
 /// # Panics
@@ -249,6 +327,14 @@ fn check_global(x: usize, positions: usize, channels: usize, y: usize) {
 }
 
 dispatch! {
+    fn max_values_run(run: &Run<'_>, x: &[f32], y: &mut [f32]) {
+        largest(run, x, y);
+    }
+
+    fn max_codes_run(run: &Run<'_>, x: &[u8], y: &mut [u8]) {
+        largest(run, x, y);
+    }
+
     fn max_run(run: &Run<'_>, x: &[f32], y: &mut [f32], argmax: &mut [i32]) {
         let outputs = y.chunks_exact_mut(run.channels).zip(argmax.chunks_exact_mut(run.channels));
         for (column, (y, argmax)) in run.columns.iter().zip(outputs) {
@@ -405,6 +491,15 @@ mod tests {
                 let at = xi.map_or(-1, |xi| (xi / pool.channels % pool.window.input_len()) as i32);
                 assert_eq!(argmax[yi], at, "{pool:?}");
             }
+            let mut values = vec![f32::NAN; y.len()];
+            max_values(&pool, &x, &mut values);
+            assert_eq!(values, y);
+            let codes: Vec<u8> = x.iter().map(|&x| if x < -1.0 { 0 } else { (x + 2.0) as u8 }).collect();
+            let mut largest = vec![9; y.len()];
+            max_codes(&pool, &codes, &mut largest);
+            assert!(
+                largest.iter().zip(&y).all(|(&code, &y)| code == if y < -1.0 { 0 } else { (y + 2.0) as u8 })
+            );
             assert_all_close(&dx, &expected, 16);
             assert_eq!((y, argmax, dx), on_threads(3, run));
         }
@@ -418,6 +513,8 @@ mod tests {
         max(&pool, &[1.0, f32::NAN, 3.0, f32::NAN], &mut y, &mut argmax);
         assert!(y[0].is_nan());
         assert_eq!(argmax, [1]);
+        max_values(&pool, &[1.0, f32::NAN, 3.0, f32::NAN], &mut y);
+        assert!(y[0].is_nan());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::ChannelSum;
 use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
-use kernels::conv::{self, Rounding};
+use kernels::conv::{self, Finish, Rounding};
 
 /// `Conv(x, w, bias?)`: `x` `(N, C, spatial...)`, `w` `(O, C / group, kernel...)`, `bias` `(O)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +172,8 @@ impl Op for Conv {
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (y, workspace) = (parts.output(0), parts.workspace());
-            conv::forward(&plan, parts.input(0), parts.input(1), parts.optional(2), y, workspace);
+            let finish = Finish::bias(parts.optional(2));
+            conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))

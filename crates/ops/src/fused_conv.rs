@@ -3,9 +3,8 @@
 use crate::q_linear::MICROSOFT;
 use crate::{Conv, unary};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
-use kernels::broadcast::Broadcast;
-use kernels::conv;
-use kernels::elementwise::{Binary, Unary};
+use kernels::conv::{self, Finish};
+use kernels::elementwise::Unary;
 
 /// `FusedConv(x, w, bias?, z?)`: `activation(conv(x, w) + bias + z)`, `z` of the shape of the result. For inference.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,18 +69,11 @@ impl Op for FusedConv {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let plan = self.conv.plan(cx)?;
         let activation = self.activation;
-        let shape = cx.outs[0].memory_shape();
-        let sum = Broadcast::new([&shape, &shape]).map_err(|e| e.to_string())?;
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (y, workspace) = (parts.output::<f32>(0), parts.workspace());
-            conv::forward(&plan, parts.input(0), parts.input(1), parts.optional(2), y, workspace);
-            if let Some(z) = parts.optional::<f32>(3) {
-                Binary::Add.forward_in_place(&sum, y, z);
-            }
-            if activation != Unary::Identity {
-                activation.forward_in_place(y);
-            }
+            let finish = Finish { bias: parts.optional(2), addend: parts.optional(3), activation };
+            conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
             Ok(())
         });
         Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))

@@ -7,7 +7,7 @@ use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, QuantRole
 use kernels::pool::{self, Axis, Pool};
 use tensor::DType;
 
-/// `MaxPool(x)`: `x` f32 `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each maximum in `x`.
+/// `MaxPool(x)`: `x` f32, or uint8 codes, `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each maximum in `x`.
 /// Padding never is a maximum; of equal values the first counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaxPool {
@@ -85,17 +85,31 @@ impl Op for MaxPool {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let x = cx.typed::<f32>(0)?;
-        let plan = plan(&x.shape, &self.window, self.ceil)?;
-        let indices = cx.outs.len() > 1;
+        if let Ok(x) = cx.typed::<u8>(0) {
+            let plan = plan(&x.shape, &self.window, self.ceil)?;
+            if cx.outs.len() > 1 {
+                return Err("positions of the largest codes are not found here, only of values".into());
+            }
+            return Ok(Step::new(move |io: &mut Io| {
+                let mut parts = io.split();
+                pool::max_codes(&plan, parts.input(0), parts.output(0));
+                Ok(())
+            }));
+        }
+        let plan = plan(&cx.typed::<f32>(0)?.shape, &self.window, self.ceil)?;
+        if cx.outs.len() == 1 {
+            return Ok(Step::new(move |io: &mut Io| {
+                let mut parts = io.split();
+                pool::max_values(&plan, parts.input(0), parts.output(0));
+                Ok(())
+            }));
+        }
         let column_major = self.column_major;
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let argmax = parts.workspace::<i32>();
             pool::max(&plan, parts.input(0), parts.output(0), argmax);
-            if indices {
-                number(&plan, argmax, column_major, parts.output(1));
-            }
+            number(&plan, argmax, column_major, parts.output(1));
             Ok(())
         });
         Ok(step.workspace::<i32>(plan.output_len()))

@@ -23,7 +23,7 @@ use crate::pass::{Pass, Report, operations};
 use ir::{Graph, GraphError, NodeId, Op, QuantRole, ValueId};
 use ops::{
     Add, AveragePool, Clip, Concat, Conv, DequantizeLinear, Gemm, GlobalAveragePool, LeakyRelu, MatMul,
-    MatMulIntegerToFloat, Mul, QGemm, QLinearAdd, QLinearAveragePool, QLinearConcat, QLinearConv,
+    MatMulIntegerToFloat, MaxPool, Mul, QGemm, QLinearAdd, QLinearAveragePool, QLinearConcat, QLinearConv,
     QLinearGlobalAveragePool, QLinearLeakyRelu, QLinearMatMul, QLinearMul, QLinearSigmoid, QuantizeLinear,
     Relu, Sigmoid,
 };
@@ -88,6 +88,8 @@ fn find(graph: &Graph, id: NodeId) -> Option<Result<Fused, String>> {
         concat
     } else if node.is::<Add>().is_some() || node.is::<Mul>().is_some() {
         binary
+    } else if node.is::<MaxPool>().is_some() {
+        max_pool
     } else if unary_form(graph, id).is_some() {
         unary
     } else {
@@ -347,6 +349,22 @@ fn concat(graph: &Graph, id: NodeId) -> Result<Fused, String> {
     Ok(Fused { op: Arc::new(op), ins: ins.collect(), replaces: y.codes })
 }
 
+/// The largest value has the largest code, as long as codes mean the same before and behind.
+fn max_pool(graph: &Graph, id: NodeId) -> Result<Fused, String> {
+    let op = graph.node(id).is::<MaxPool>().ok_or("no MaxPool")?;
+    let positions = ValueId { node: id, out: 1 };
+    if graph.node(id).outs.len() > 1 && (!graph.consumers(positions).is_empty() || graph.is_output(positions))
+    {
+        return Err("the positions of the largest values are asked for".into());
+    }
+    let (x, y) = (activation(graph, id, 0)?, target(graph, id)?);
+    let numbers = |v: Option<ValueId>| v.and_then(|v| graph.constant(v)).map_or(vec![0.0], Tensor::to_f64);
+    if numbers(Some(x.scale)) != numbers(Some(y.scale)) || numbers(x.zero_point) != numbers(y.zero_point) {
+        return Err("its data and its result have different scales or zero points".into());
+    }
+    Ok(Fused { op: Arc::new(op.clone()), ins: vec![Some(x.codes)], replaces: y.codes })
+}
+
 /// The operator on codes for a node of one operand.
 fn unary_form(graph: &Graph, id: NodeId) -> Option<Arc<dyn Op>> {
     let node = graph.node(id);
@@ -429,6 +447,30 @@ mod tests {
     fn drawn(shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
         Tensor::new(shape, (0..n).map(|i: usize| (i * 7919 % 101) as f32 * 0.12 - 4.0).collect::<Vec<f32>>())
+    }
+
+    #[test]
+    fn pooling_keeps_codes() {
+        let body_of = |second: &str| {
+            let mut graph = read(
+                CONSTANTS,
+                "net (float[2,3,6,6] x) => (uint8[2,3,3,3] y_q)",
+                &format!(
+                    "x_q = QuantizeLinear (x, s, m)
+                     x_dq = DequantizeLinear (x_q, s, m)
+                     pool1 = MaxPool <kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]> (x_dq)
+                     y_q = QuantizeLinear (pool1, {second}, m)"
+                ),
+            );
+            let before = graph.clone();
+            fuse(&mut graph);
+            assert_eq!(furthest(&before, &graph, &drawn(&[2, 3, 6, 6])), 0.0);
+            body(&graph)
+        };
+        let fused = body_of("s");
+        assert_eq!(fused.len(), 2);
+        assert!(fused[1].contains("MaxPool") && fused[1].contains("(x_q)"), "{fused:?}");
+        assert_eq!(body_of("t").len(), 4);
     }
 
     #[test]
