@@ -171,75 +171,66 @@ fn correlate(isa: Isa, run: &Run<'_>, channels: usize, bias: Option<&[f32]>, tar
 
 dispatch_vectors! {
     fn correlate_all<V>(run: &Run<'_>, channels: usize, bias: Option<&[f32]>, target: &mut [f32]) {
-        correlate_from::<V>(run, channels, bias, 0, target);
-    }
-}
-
-/// [`correlate`] for the channels from `first` on.
-#[inline(always)]
-fn correlate_from<V: Vector>(
-    run: &Run<'_>,
-    channels: usize,
-    bias: Option<&[f32]>,
-    first: usize,
-    target: &mut [f32],
-) {
-    let mut c = first;
-    while c + 2 * V::LANES <= channels {
-        correlate_columns::<V, 2>(run, channels, bias, c, target);
-        c += 2 * V::LANES;
-    }
-    while c + V::LANES <= channels {
-        correlate_columns::<V, 1>(run, channels, bias, c, target);
-        c += V::LANES;
-    }
-    if V::LANES > 1 && c < channels {
-        correlate_from::<V::Narrower>(run, channels, bias, c, target);
-    }
-}
-
-/// [`correlate`] for `VECTORS` vectors of channels from `first` on.
-#[inline(always)]
-fn correlate_columns<V: Vector, const VECTORS: usize>(
-    run: &Run<'_>,
-    channels: usize,
-    bias: Option<&[f32]>,
-    first: usize,
-    target: &mut [f32],
-) {
-    let start: [V; VECTORS] = std::array::from_fn(|v| match bias {
-        // SAFETY: `correlate` checked that there is a bias for every channel.
-        Some(bias) => unsafe { V::load(bias.as_ptr().add(first + v * V::LANES)) },
-        None => V::splat(0.0),
-    });
-    for phase in 0..run.period {
-        let mut p = phase;
-        while let Some(column) = run.columns.get(p) {
-            // Columns that see the same kernel positions share the loads of weights.
-            let others = [1, 2, 3].map(|q| run.columns.get(p + q * run.period));
-            p += if let [Some(b), Some(c), Some(d)] = others
-                && [b, c, d].iter().all(|other| other.has_kernel_of(column))
-            {
-                correlate_at::<V, VECTORS, 4>(run, channels, start, [column, b, c, d], p, first, target)
-            } else {
-                correlate_at::<V, VECTORS, 1>(run, channels, start, [column], p, first, target)
-            };
+        for phase in 0..run.period {
+            let mut p = phase;
+            while let Some(column) = run.columns.get(p) {
+                // Columns that see the same kernel positions share the loads of weights.
+                let others = [1, 2, 3].map(|q| run.columns.get(p + q * run.period));
+                p += if let [Some(b), Some(c), Some(d)] = others
+                    && [b, c, d].iter().all(|other| other.has_kernel_of(column))
+                {
+                    correlate_columns::<V, 4>(run, channels, bias, [column, b, c, d], p, 0, target)
+                } else {
+                    correlate_columns::<V, 1>(run, channels, bias, [column], p, 0, target)
+                };
+            }
         }
     }
 }
 
-/// [`correlate_columns`] for the columns `p`, `p + period`, ..., which see the same kernel positions. Returns how many
-/// columns on the next one is.
+/// [`correlate`] for the columns `p`, `p + period`, ..., which see the same kernel positions, and the channels from `first`
+/// on: all channels of a few columns, so that memory is read in order. Returns how many columns on the next one is.
+#[inline(always)]
+fn correlate_columns<V: Vector, const COUNT: usize>(
+    run: &Run<'_>,
+    channels: usize,
+    bias: Option<&[f32]>,
+    columns: [&Taps; COUNT],
+    p: usize,
+    first: usize,
+    target: &mut [f32],
+) -> usize {
+    let mut c = first;
+    while c + 2 * V::LANES <= channels {
+        correlate_at::<V, 2, COUNT>(run, channels, bias, columns, p, c, target);
+        c += 2 * V::LANES;
+    }
+    while c + V::LANES <= channels {
+        correlate_at::<V, 1, COUNT>(run, channels, bias, columns, p, c, target);
+        c += V::LANES;
+    }
+    if V::LANES > 1 && c < channels {
+        correlate_columns::<V::Narrower, COUNT>(run, channels, bias, columns, p, c, target);
+    }
+    COUNT * run.period
+}
+
+/// [`correlate_columns`] for `VECTORS` vectors of channels from `c` on.
 #[inline(always)]
 fn correlate_at<V: Vector, const VECTORS: usize, const COUNT: usize>(
     run: &Run<'_>,
     channels: usize,
-    start: [V; VECTORS],
+    bias: Option<&[f32]>,
     columns: [&Taps; COUNT],
     p: usize,
     c: usize,
     target: &mut [f32],
-) -> usize {
+) {
+    let start: [V; VECTORS] = std::array::from_fn(|v| match bias {
+        // SAFETY: `correlate` checked that there is a bias for every channel.
+        Some(bias) => unsafe { V::load(bias.as_ptr().add(c + v * V::LANES)) },
+        None => V::splat(0.0),
+    });
     let column = columns[0];
     let shifts = columns.map(|other| (other.source as isize - column.source as isize) * channels as isize);
     let x_step = column.source_step * channels as isize;
@@ -274,7 +265,6 @@ fn correlate_at<V: Vector, const VECTORS: usize, const COUNT: usize>(
             unsafe { sum.store(target.as_mut_ptr().add(at)) };
         }
     }
-    COUNT * run.period
 }
 
 dispatch! {

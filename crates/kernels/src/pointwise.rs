@@ -8,7 +8,7 @@ use crate::parallel;
 use crate::relayout::permute;
 use crate::simd::Isa;
 
-/// Elements of a tile of the input, about, as long as it has at least [`TILE_ROWS`] rows.
+/// Elements of a tile of the wider side, about, as long as it has at least [`TILE_ROWS`] rows.
 const TILE_ELEMENTS: usize = 1 << 18;
 /// Fewest positions of a tile.
 const TILE_ROWS: usize = 512;
@@ -28,7 +28,7 @@ struct Tiles {
 impl Tiles {
     fn new(conv: &Conv, max_parts: usize) -> Tiles {
         let rows = conv.rows();
-        let most = (TILE_ELEMENTS / conv.group_inputs()).max(TILE_ROWS);
+        let most = (TILE_ELEMENTS / conv.in_channels.max(conv.out_channels)).max(TILE_ROWS);
         let part = rows.div_ceil(rows.div_ceil(most).clamp(1, max_parts)).max(1);
         Tiles { tile: part.div_ceil(part.div_ceil(most)), part, parts: rows.div_ceil(part) }
     }
