@@ -1,4 +1,5 @@
-//! Prints the speed of convolutions of MobileNetV3-Large, ResNet-18, ResNet-50 and VGG-16, forward and both gradients.
+//! Prints the speed of convolutions of MobileNetV3-Large, ResNet-18, ResNet-50 and VGG-16, forward, forward with weights
+//! packed before, and both gradients.
 //!
 //! `cargo run --release -p onnx-qat-kernels --example conv_speed [batch [threads [part of a name]]]`, by default with 8
 //! images on one thread. Columns: time and GFLOP/s of each pass, and the memory that the pass cannot avoid to move, in
@@ -133,7 +134,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted = arguments.get(2).map_or("", String::as_str);
     let peak = peak() * threads as f64;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let mut totals = [(0.0, 0.0); 3];
+    let mut totals = [(0.0, 0.0); 4];
     for (name, shape) in SHAPES {
         if !name.contains(wanted) {
             continue;
@@ -157,7 +158,7 @@ fn measure(
     name: &str,
     batch: usize,
     [size, inputs, outputs, groups, kernel, stride]: [usize; 6],
-) -> Result<(f64, [f64; 3]), String> {
+) -> Result<(f64, [f64; 4]), String> {
     let pad = kernel / 2;
     let axis = Axis::new(size, kernel, stride, 1, pad, pad, Rounding::Floor)?;
     let conv = Conv::new(batch, inputs, outputs, groups, Window { height: axis, width: axis })?;
@@ -168,8 +169,11 @@ fn measure(
         .max(conv::input_grad_workspace(&conv))
         .max(conv::weight_grad_workspace(&conv));
     let mut workspace = vec![0.0; longest];
+    let mut packed = vec![0.0; conv::packed_len(&conv)];
+    conv::pack_weights(&conv, &w, &mut packed);
     let times = [
         time(|| conv::forward(&conv, &x, &w, Finish::bias(None), &mut y, &mut workspace)),
+        time(|| conv::forward_packed(&conv, &x, &packed, Finish::bias(None), &mut y)),
         time(|| conv::input_grad(&conv, &dy, &w, &mut dx, &mut workspace)),
         time(|| conv::weight_grad(&conv, &x, &dy, &mut dw, &mut workspace)),
     ];

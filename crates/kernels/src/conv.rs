@@ -159,25 +159,43 @@ impl<'a> Finish<'a> {
     }
 }
 
-/// Length of the workspace of [`forward`], in `f32`.
-pub fn forward_workspace(conv: &Conv) -> usize {
+/// Length of what [`pack_weights`] makes, in `f32`.
+pub fn packed_len(conv: &Conv) -> usize {
     if conv.is_depthwise() {
-        return depthwise::gather_workspace(conv);
+        return depthwise::packed_len(conv);
     }
-    if conv.is_pointwise() {
-        return pointwise::forward_workspace(conv);
-    }
-    implicit::gather_workspace(conv, conv.group_outputs())
+    implicit::panels_len(conv, conv.group_outputs())
 }
 
-/// `y = activation(conv(x, w) + bias + addend)`: the ONNX operator `Conv`, and what `finish` adds to it.
-///
-/// `x` is `(N, H, W, C)`, `w` is `(O, C / groups, kh, kw)`, `y` is `(N, H', W', O)`.
+/// Puts weights `(O, C / groups, kh, kw)` in the order in which [`forward_packed`] reads them. Another CPU may want another
+/// order.
 ///
 /// # Panics
-/// When a slice does not have the length of its shape, or `workspace` is shorter than [`forward_workspace`].
-pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f32], workspace: &mut [f32]) {
-    check(conv, x.len(), w.len(), y.len());
+/// When `w` does not have the length of its shape, or `packed` not [`packed_len`].
+pub fn pack_weights(conv: &Conv, w: &[f32], packed: &mut [f32]) {
+    assert!(w.len() == conv.weight_len() && packed.len() == packed_len(conv), "weights do not fit {conv:?}");
+    if conv.is_depthwise() {
+        return depthwise::pack(conv, w, packed);
+    }
+    let (inputs, outputs, kernel) = (conv.group_inputs(), conv.group_outputs(), conv.window.kernel_len());
+    let weights = implicit::Weights {
+        data: w,
+        input_stride: kernel,
+        output_stride: inputs * kernel,
+        group_stride: outputs * inputs * kernel,
+        kernel_width: conv.window.width.kernel,
+    };
+    let (height, width) = sides(conv);
+    gather(conv, &[], Finish::bias(None)).pack(Isa::detect(), height, width, &weights, packed);
+}
+
+/// [`forward`] with weights from [`pack_weights`], for those that stay the same.
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn forward_packed(conv: &Conv, x: &[f32], packed: &[f32], finish: Finish<'_>, y: &mut [f32]) {
+    check(conv, x.len(), conv.weight_len(), y.len());
+    assert!(packed.len() == packed_len(conv), "weights are not packed for {conv:?}");
     assert!(
         finish.bias.is_none_or(|bias| bias.len() == conv.out_channels),
         "bias is not of one value per output channel"
@@ -187,29 +205,50 @@ pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f
         "addend is not of the shape of the output"
     );
     if conv.is_depthwise() {
-        return depthwise::forward(Isa::detect(), conv, x, w, finish, y, workspace);
+        return depthwise::forward(Isa::detect(), conv, x, packed, finish, y);
     }
-    let (inputs, outputs) = (conv.group_inputs(), conv.group_outputs());
-    if conv.is_pointwise() {
-        return pointwise::forward(conv, x, w, finish, y, workspace);
-    }
-    let kernel = conv.window.kernel_len();
-    let gather = Gather {
+    let (height, width) = sides(conv);
+    gather(conv, x, finish).run(Isa::detect(), height, width, packed, y);
+}
+
+fn sides(conv: &Conv) -> (Side, Side) {
+    (Side::forward(&conv.window.height), Side::forward(&conv.window.width))
+}
+
+fn gather<'a>(conv: &Conv, x: &'a [f32], finish: Finish<'a>) -> Gather<'a> {
+    Gather {
         batch: conv.batch,
         groups: conv.groups,
-        inputs,
-        outputs,
+        inputs: conv.group_inputs(),
+        outputs: conv.group_outputs(),
         source: x,
-        weights: w,
-        input_stride: kernel,
-        output_stride: inputs * kernel,
-        group_stride: outputs * inputs * kernel,
-        kernel_width: conv.window.width.kernel,
         finish,
         target_size: (conv.window.height.output, conv.window.width.output),
-    };
-    let (height, width) = (Side::forward(&conv.window.height), Side::forward(&conv.window.width));
-    gather.run(Isa::detect(), height, width, y, workspace);
+    }
+}
+
+/// Length of the workspace of [`forward`], in `f32`.
+pub fn forward_workspace(conv: &Conv) -> usize {
+    if conv.is_pointwise() && !conv.is_depthwise() {
+        return pointwise::forward_workspace(conv);
+    }
+    packed_len(conv)
+}
+
+/// `y = activation(conv(x, w) + bias + addend)`: the ONNX operator `Conv`, and what `finish` adds to it.
+///
+/// `x` is `(N, H, W, C)`, `w` is `(O, C / groups, kh, kw)`, `y` is `(N, H', W', O)`.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or `workspace` is shorter than [`forward_workspace`].
+pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f32], workspace: &mut [f32]) {
+    if conv.is_pointwise() && !conv.is_depthwise() {
+        check(conv, x.len(), w.len(), y.len());
+        return pointwise::forward(conv, x, w, finish, y, workspace);
+    }
+    let packed = &mut workspace[..packed_len(conv)];
+    pack_weights(conv, w, packed);
+    forward_packed(conv, x, packed, finish, y);
 }
 
 /// Length of the workspace of [`input_grad`], in `f32`.
@@ -301,12 +340,12 @@ const COLUMNS: usize = 64;
 /// Length of the workspace of [`transpose_forward`], in `f32`.
 pub fn transpose_forward_workspace(conv: &Conv) -> usize {
     if conv.is_depthwise() {
-        return depthwise::gather_workspace(conv);
+        return depthwise::packed_len(conv);
     }
     if conv.is_pointwise() {
         return 0;
     }
-    implicit::gather_workspace(conv, conv.group_inputs())
+    implicit::panels_len(conv, conv.group_inputs())
 }
 
 /// `y = conv_transpose(x, w) + bias`, the ONNX `ConvTranspose` operator.
@@ -349,19 +388,23 @@ fn spread(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], workspace: &mut [f
         inputs: outputs,
         outputs: inputs,
         source: dy,
-        weights: w,
+        finish: Finish::bias(None),
+        target_size: (conv.window.height.input, conv.window.width.input),
+    };
+    let weights = implicit::Weights {
+        data: w,
         input_stride: inputs * kernel,
         output_stride: kernel,
         group_stride: outputs * inputs * kernel,
         kernel_width: conv.window.width.kernel,
-        finish: Finish::bias(None),
-        target_size: (conv.window.height.input, conv.window.width.input),
     };
-    let (height, width) = (conv.window.height, conv.window.width);
+    let panels = &mut workspace[..implicit::panels_len(conv, inputs)];
+    let (isa, height, width) = (Isa::detect(), conv.window.height, conv.window.width);
     for row in 0..height.stride.min(height.input) {
         for column in 0..width.stride.min(width.input) {
             let (height, width) = (Side::backward(&height, row), Side::backward(&width, column));
-            gather.run(Isa::detect(), height, width, dx, workspace);
+            gather.pack(isa, height, width, &weights, panels);
+            gather.run(isa, height, width, panels, dx);
         }
     }
 }
@@ -474,6 +517,10 @@ mod tests {
         let (x, w) = (draw.values(conv.input_len()), draw.values(conv.weight_len()));
         let (dy, bias) = (draw.values(conv.output_len()), draw.values(conv.out_channels));
         let [y, dx, dw, db] = on_threads(1, || all(conv, &x, &w, Some(&bias), &dy));
+        let mut packed = vec![f32::NAN; packed_len(conv)];
+        pack_weights(conv, &w, &mut packed);
+        let again = run(y.len(), 0, |y, _| forward_packed(conv, &x, &packed, Finish::bias(Some(&bias)), y));
+        assert_all_close(&again, &reference::conv_forward(conv, &x, &w, Some(&bias)), conv.patch_len());
         assert_all_close(&y, &reference::conv_forward(conv, &x, &w, Some(&bias)), conv.patch_len());
         assert_all_close(
             &dx,

@@ -13,25 +13,16 @@ use crate::simd::{Isa, Vector, dispatch, dispatch_vectors};
 use crate::window::{Axis, RUN, Taps, Window, chunk_positions, runs};
 use std::ops::Range;
 
-/// Workspace of [`forward`] and [`input_grad`], in `f32`.
-pub(crate) fn gather_workspace(conv: &Conv) -> usize {
+/// Values of what [`pack`] makes.
+pub(crate) fn packed_len(conv: &Conv) -> usize {
     conv.weight_len()
 }
 
-/// See [`crate::conv::forward`].
-pub(crate) fn forward(
-    isa: Isa,
-    conv: &Conv,
-    x: &[f32],
-    w: &[f32],
-    finish: Finish<'_>,
-    y: &mut [f32],
-    workspace: &mut [f32],
-) {
+/// See [`crate::conv::forward_packed`].
+pub(crate) fn forward(isa: Isa, conv: &Conv, x: &[f32], weights: &[f32], finish: Finish<'_>, y: &mut [f32]) {
     let (channels, multiplier) = (conv.in_channels, conv.out_channels / conv.in_channels);
     let (source, target) =
         (extent(&conv.window, |axis| axis.input), extent(&conv.window, |axis| axis.output));
-    let weights = pack(conv, w, workspace);
     let kernel = |run: &Run<'_>, y: &mut [f32]| match multiplier {
         1 => correlate(isa, run, channels, finish.bias, y),
         _ => correlate_multiplied(isa, run, channels, multiplier, finish.bias, y),
@@ -52,7 +43,8 @@ pub(crate) fn input_grad(
     let (channels, multiplier) = (conv.in_channels, conv.out_channels / conv.in_channels);
     let (source, target) =
         (extent(&conv.window, |axis| axis.output), extent(&conv.window, |axis| axis.input));
-    let weights = pack(conv, w, workspace);
+    let weights = &mut workspace[..packed_len(conv)];
+    pack(conv, w, weights);
     let period = conv.window.width.stride;
     let kernel = |run: &Run<'_>, dx: &mut [f32]| match multiplier {
         1 => correlate(isa, run, channels, None, dx),
@@ -68,10 +60,8 @@ fn extent(window: &Window, length: impl Fn(&Axis) -> usize) -> (usize, usize) {
 }
 
 /// Repacks weights `(O, 1, kernel positions)` to `(kernel positions, O)`.
-fn pack<'a>(conv: &Conv, w: &[f32], workspace: &'a mut [f32]) -> &'a [f32] {
-    let packed = &mut workspace[..w.len()];
+pub(crate) fn pack(conv: &Conv, w: &[f32], packed: &mut [f32]) {
     permute(w, &[conv.out_channels, conv.window.kernel_len()], &[1, 0], packed);
-    packed
 }
 
 /// What the positions of one run of the target gather from: an image of the source, the weights, and the pairs of
@@ -551,8 +541,10 @@ mod tests {
             let (dy, bias) = (draw.values(conv.output_len()), draw.values(conv.out_channels));
             let all = |isa| {
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-                let mut workspace = vec![0.0; weight_grad_workspace(&conv)];
-                forward(isa, &conv, &x, &w, Finish::bias(Some(&bias)), &mut y, &mut workspace);
+                let mut workspace = vec![0.0; weight_grad_workspace(&conv).max(packed_len(&conv))];
+                pack(&conv, &w, &mut workspace[..packed_len(&conv)]);
+                let packed = &workspace[..packed_len(&conv)];
+                forward(isa, &conv, &x, packed, Finish::bias(Some(&bias)), &mut y);
                 input_grad(isa, &conv, &dy, &w, &mut dx, &mut workspace);
                 weight_grad(isa, &conv, &x, &dy, &mut dw, &mut workspace);
                 (y, dx, dw)

@@ -123,6 +123,12 @@ impl View<'_> {
         self.height.taps * self.width.taps
     }
 
+    /// Whether every target meets the source at its own position, and no other.
+    fn is_pointwise(&self) -> bool {
+        let same = |s: &Side| s.taps == 1 && s.offset == 0 && s.source_step == 1 && s.targets == s.sources;
+        same(&self.height) && same(&self.width)
+    }
+
     fn place(&self, at: usize) -> Place {
         let (height, width) = (self.height.targets, self.width.targets);
         Place { image: at / (height * width), row: at / width % height, column: at % width }
@@ -315,31 +321,85 @@ pub(crate) struct Gather<'a> {
     pub inputs: usize,
     pub outputs: usize,
     pub source: &'a [f32],
-    pub weights: &'a [f32],
-    /// Distances in `weights` between neighbouring input channels, output channels, and groups; kernel positions are
-    /// neighbours.
-    pub input_stride: usize,
-    pub output_stride: usize,
-    pub group_stride: usize,
-    pub kernel_width: usize,
     /// The addend has the shape of the whole target.
     pub finish: Finish<'a>,
     /// Rows and columns of the target.
     pub target_size: (usize, usize),
 }
 
-/// Workspace of a product with `weight_len` weights for each of `groups` groups, whose targets have `outputs` channels.
-pub(crate) fn gather_workspace(conv: &Conv, outputs: usize) -> usize {
+/// The weights of a product.
+pub(crate) struct Weights<'a> {
+    pub data: &'a [f32],
+    /// Distances between neighbouring channels of the source, channels of the target, and groups; kernel positions are
+    /// neighbours.
+    pub input_stride: usize,
+    pub output_stride: usize,
+    pub group_stride: usize,
+    pub kernel_width: usize,
+}
+
+/// Values of the panels of a product whose targets have `outputs` channels in each group.
+pub(crate) fn panels_len(conv: &Conv, outputs: usize) -> usize {
     // A panel of the right operand is whole vectors.
-    conv.weight_len() / outputs * outputs.next_multiple_of(16)
+    conv.weight_len() / outputs * outputs.next_multiple_of(MAX_LANES)
+}
+
+/// Lanes of the widest vector.
+const MAX_LANES: usize = 16;
+
+/// How the right operand of a group is divided.
+struct Division {
+    strips: Option<Strips>,
+    inner: Inner,
+    /// Columns of the panels.
+    padded: usize,
+}
+
+impl Division {
+    #[inline(always)]
+    fn new<V: Vector, const VECTORS: usize>(view: &View<'_>, outputs: usize) -> Division {
+        let strips = Strips::new(view, BLOCK);
+        let (taps, len) = match strips {
+            Some(_) => (view.height.taps, view.len * view.width.taps),
+            None => (view.taps(), view.len),
+        };
+        let inner = Inner::new(taps, len, product::depth(VECTORS * V::LANES));
+        Division { strips, inner, padded: outputs.next_multiple_of(V::LANES) }
+    }
+
+    fn len(&self) -> usize {
+        self.inner.taps * self.inner.len * self.padded
+    }
 }
 
 impl Gather<'_> {
-    /// Fills those positions of `target` that the sides say.
+    fn view(&self, height: Side, width: Side, group: usize) -> View<'_> {
+        View {
+            data: self.source,
+            channels: self.groups * self.inputs,
+            first: group * self.inputs,
+            len: self.inputs,
+            height,
+            width,
+        }
+    }
+
+    /// Makes the panels of the right operand. Only shapes are looked at, the source and the finish may be empty.
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run(&self, isa: Isa, height: Side, width: Side, target: &mut [f32], workspace: &mut [f32]) {
+    pub fn pack(&self, isa: Isa, height: Side, width: Side, weights: &Weights<'_>, panels: &mut [f32]) {
+        for (group, panels) in panels.chunks_exact_mut(panels.len() / self.groups).enumerate() {
+            let view = self.view(height, width, group);
+            dispatch(isa, PackGroup { gather: self, weights, view, group, panels });
+        }
+    }
+
+    /// Fills those positions of `target` that the sides say, with the panels that [`Gather::pack`] made for them.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn run(&self, isa: Isa, height: Side, width: Side, panels: &[f32], target: &mut [f32]) {
         let (images, channels) = (self.batch, self.groups * self.outputs);
         assert!(target.len() == images * self.target_size.0 * self.target_size.1 * channels);
         let reach = |side: &Side| (side.targets.max(1) - 1) * side.target_step + side.target_first;
@@ -350,18 +410,30 @@ impl Gather<'_> {
             return;
         }
         let out = Shared(target.as_mut_ptr());
-        for group in 0..self.groups {
-            let view = View {
-                data: self.source,
-                channels: self.groups * self.inputs,
-                first: group * self.inputs,
-                len: self.inputs,
-                height,
-                width,
-            };
+        for (group, panels) in panels.chunks_exact(panels.len() / self.groups).enumerate() {
+            let view = self.view(height, width, group);
             view.check(images);
-            dispatch(isa, GatherGroup { gather: self, view, group, isa, out, packed: &mut *workspace });
+            dispatch(isa, GatherGroup { gather: self, view, group, isa, out, panels });
         }
+    }
+}
+
+struct PackGroup<'a> {
+    gather: &'a Gather<'a>,
+    weights: &'a Weights<'a>,
+    view: View<'a>,
+    group: usize,
+    panels: &'a mut [f32],
+}
+
+impl Job for PackGroup<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(self) {
+        let PackGroup { gather, weights, view, group, panels } = self;
+        let division = Division::new::<V, VECTORS>(&view, gather.outputs);
+        let panels = &mut panels[..division.len()];
+        let pack = Pack { weights, view, joined: division.strips.is_some(), group };
+        pack.all(division.inner, gather.outputs, V::LANES, VECTORS * V::LANES, panels);
     }
 }
 
@@ -371,7 +443,7 @@ struct GatherGroup<'a> {
     group: usize,
     isa: Isa,
     out: Shared,
-    packed: &'a mut [f32],
+    panels: &'a [f32],
 }
 
 /// Multiplications of a task, about, where there are enough.
@@ -384,22 +456,15 @@ const BLOCK: usize = 192;
 impl Job for GatherGroup<'_> {
     #[inline(always)]
     fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(self) {
-        let GatherGroup { gather, view, group, isa, out, packed } = self;
+        let GatherGroup { gather, view, group, isa, out, panels } = self;
         let self_view = view;
         let (n, tile_cols) = (gather.outputs, VECTORS * V::LANES);
-        let strips = Strips::new(&view, BLOCK);
-        let (taps, len) = match strips {
-            Some(_) => (view.height.taps, view.len * view.width.taps),
-            None => (view.taps(), view.len),
-        };
-        let inner = Inner::new(taps, len, product::depth(tile_cols));
-        let padded = n.next_multiple_of(V::LANES);
-        let packed = &mut packed[..taps * len * padded];
-        let pack = Pack { gather, view, joined: strips.is_some(), group };
-        pack.all(inner, n, V::LANES, tile_cols, packed);
+        let division = Division::new::<V, VECTORS>(&view, n);
+        let packed = &panels[..division.len()];
+        let Division { strips, inner, padded } = division;
 
         let positions = gather.batch * view.height.targets * view.width.targets;
-        let work = positions * n * (taps * len).max(1);
+        let work = positions * n * (inner.taps * inner.len).max(1);
         let tasks = (work / TASK_WORK).clamp(1, TASKS);
         let (blocks, rows) = match strips {
             Some(strips) => (gather.batch * strips.per_image(&view), 0),
@@ -413,7 +478,6 @@ impl Job for GatherGroup<'_> {
         let col_parts = tasks.div_ceil(blocks).max(n.div_ceil(512)).min(n.div_ceil(2 * tile_cols));
         let cols = n.div_ceil(col_parts).next_multiple_of(tile_cols);
         let col_parts = n.div_ceil(cols);
-        let packed = &*packed;
         parallel::for_each(blocks * col_parts, |task| {
             let (block, first_col) = (task / col_parts, task % col_parts * cols);
             let end_col = n.min(first_col + cols);
@@ -448,6 +512,13 @@ impl Target<'_> {
     fn fill(&self, rows: &mut [*mut f32]) {
         let gather = self.gather;
         let (height, width) = (&self.view.height, &self.view.width);
+        let whole = |side: &Side, size: usize| side.target_step == 1 && side.targets == size;
+        if whole(height, gather.target_size.0) && whole(width, gather.target_size.1) {
+            for (position, slot) in (self.at..).zip(rows) {
+                *slot = self.out.at((position * gather.groups + self.group) * gather.outputs);
+            }
+            return;
+        }
         let mut place = self.view.place(self.at);
         for slot in rows {
             let row = place.row * height.target_step + height.target_first;
@@ -504,6 +575,15 @@ impl GatherBlock<'_> {
     #[inline(always)]
     fn fill<const ROWS: usize>(&self, block: &InnerBlock, table: &mut [*const f32]) {
         let view = &self.view;
+        if view.is_pointwise() {
+            let from = view.data[self.first * view.channels + view.first + block.first..].as_ptr();
+            let rows = self.count.next_multiple_of(ROWS);
+            for (at, slot) in table[..rows].iter_mut().enumerate() {
+                // Rows behind the last are read but not written.
+                *slot = from.wrapping_add(at.min(self.count - 1) * view.channels);
+            }
+            return;
+        }
         let mut place = view.place(self.first);
         let taps = block.taps;
         let (top, left) = (block.tap / view.width.taps.max(1), block.tap % view.width.taps.max(1));
@@ -590,7 +670,7 @@ const IN_CACHE: usize = 4096;
 /// Makes the panels of the right operand: for each block of the inner dimension, one panel after another, each of as
 /// many columns as a tile, the last of whole vectors.
 struct Pack<'a> {
-    gather: &'a Gather<'a>,
+    weights: &'a Weights<'a>,
     view: View<'a>,
     /// Whether the runs of a row of the kernel are one.
     joined: bool,
@@ -628,17 +708,16 @@ impl Pack<'_> {
 
     /// The columns `col..col + cols` of some values of a tap, with zeros up to `width` columns.
     fn rows(&self, tap: usize, first: usize, col: usize, cols: usize, width: usize, rows: &mut [f32]) {
-        let gather = self.gather;
+        let Weights { data, input_stride, output_stride: stride, group_stride, kernel_width } = *self.weights;
         let (height, side) = (&self.view.height, &self.view.width);
-        let weights = &gather.weights[self.group * gather.group_stride + col * gather.output_stride..];
+        let weights = &data[self.group * group_stride + col * stride..];
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
             let (row_tap, column_tap, input) = match self.joined {
                 true => (tap, (first + i) / self.view.len, (first + i) % self.view.len),
                 false => (tap / side.taps, tap % side.taps, first + i),
             };
-            let kernel = height.kernel_at(row_tap) * gather.kernel_width + side.kernel_at(column_tap);
-            let from = &weights[input * gather.input_stride + kernel..];
-            let stride = gather.output_stride;
+            let kernel = height.kernel_at(row_tap) * kernel_width + side.kernel_at(column_tap);
+            let from = &weights[input * input_stride + kernel..];
             if width == 16 && cols == 16 {
                 // The length is known: one check is enough.
                 let (row, from) = (&mut row[..16], &from[..15 * stride + 1]);
@@ -659,7 +738,7 @@ const CHANNELS: usize = 8;
 
 /// How the gradient by the weights is divided into tasks, by shape alone.
 #[derive(Clone, Copy)]
-struct Division {
+struct WeightDivision {
     /// Whether the rows of the product are the input channels, the columns the output channels.
     swapped: bool,
     /// Rows and columns of the product of a group.
@@ -685,8 +764,8 @@ const ROW_UNIT: usize = 24;
 /// Columns of a task, at least if it has others beside it.
 const MIN_TASK_COLS: usize = 384;
 
-impl Division {
-    fn new(conv: &Conv) -> Division {
+impl WeightDivision {
+    fn new(conv: &Conv) -> WeightDivision {
         let (inputs, outputs) = (conv.in_channels / conv.groups, conv.out_channels / conv.groups);
         let kernel = conv.window.kernel_len();
         // Packing a row costs more than packing a column.
@@ -702,7 +781,7 @@ impl Division {
             WEIGHT_TASKS.div_ceil(parts * conv.groups * row_parts).min(cols / MIN_TASK_COLS).max(1);
         let task_rows = rows.div_ceil(row_parts).next_multiple_of(ROW_UNIT);
         let task_cols = cols.div_ceil(col_parts).next_multiple_of(MAX_COLS);
-        Division { swapped, rows, cols, parts, task_rows, task_cols }
+        WeightDivision { swapped, rows, cols, parts, task_rows, task_cols }
     }
 
     fn row_parts(&self) -> usize {
@@ -721,7 +800,7 @@ impl Division {
 
 /// Workspace of [`weight_grad`], in `f32`.
 pub(crate) fn weight_grad_workspace(conv: &Conv) -> usize {
-    let division = Division::new(conv);
+    let division = WeightDivision::new(conv);
     division.parts * conv.weight_len() + division.tasks(conv.groups) * MAX_DEPTH * division.task_rows
 }
 
@@ -734,7 +813,7 @@ pub(crate) fn weight_grad(
     dw: &mut [f32],
     workspace: &mut [f32],
 ) {
-    let division = Division::new(conv);
+    let division = WeightDivision::new(conv);
     let kernel = conv.window.kernel_len();
     let (sums, panels) = workspace[..weight_grad_workspace(conv)].split_at_mut(division.parts * dw.len());
     if division.parts == 1 && kernel == 1 && !division.swapped {
@@ -754,7 +833,7 @@ pub(crate) fn weight_grad(
 fn add_positions(
     isa: Isa,
     conv: &Conv,
-    division: &Division,
+    division: &WeightDivision,
     x: &[f32],
     dy: &[f32],
     sums: &mut [f32],

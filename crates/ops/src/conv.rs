@@ -8,6 +8,7 @@ use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::conv::{self, Finish, Rounding};
+use kernels::elementwise::Unary;
 
 /// `Conv(x, w, bias?)`: `x` `(N, C, spatial...)`, `w` `(O, C / group, kernel...)`, `bias` `(O)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,32 @@ pub(crate) fn plan(window: &Window, group: usize, x: &[usize], w: &[usize]) -> R
     conv::Conv::new(*batch, *channels, *outputs, group, window.plane(spatial, kernel, Rounding::Floor)?)
 }
 
+/// The convolution of operands 0 and 1, plus a bias, operand 2, and an addend, operand 3, where they are given. A weight that
+/// never changes is packed here, once.
+pub(crate) fn step(plan: conv::Conv, cx: &Lower, activation: Unary) -> Result<Step, String> {
+    fn finish<'b>(parts: &ir::Parts<'b, '_>, activation: Unary) -> Finish<'b> {
+        Finish { bias: parts.optional(2), addend: parts.optional(3), activation }
+    }
+    if let Ok(w) = cx.constant(1) {
+        let mut packed = vec![0.0; conv::packed_len(&plan)];
+        conv::pack_weights(&plan, &w.to_f32(), &mut packed);
+        return Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let finish = finish(&parts, activation);
+            conv::forward_packed(&plan, parts.input(0), &packed, finish, parts.output(0));
+            Ok(())
+        }));
+    }
+    let step = Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        let (y, workspace) = (parts.output(0), parts.workspace());
+        let finish = finish(&parts, activation);
+        conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
+        Ok(())
+    });
+    Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))
+}
+
 impl Op for Conv {
     fn name(&self) -> &str {
         "Conv"
@@ -168,15 +195,7 @@ impl Op for Conv {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let plan = self.plan(cx)?;
-        let step = Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            let (y, workspace) = (parts.output(0), parts.workspace());
-            let finish = Finish::bias(parts.optional(2));
-            conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
-            Ok(())
-        });
-        Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))
+        step(self.plan(cx)?, cx, Unary::Identity)
     }
 
     fn flops(&self, cx: &Lower) -> Option<u64> {

@@ -1,9 +1,9 @@
 //! `FusedConv` (com.microsoft 1): a convolution, an addition and an activation in one, as ONNX Runtime's optimizer writes it.
 
+use crate::conv::step;
 use crate::q_linear::MICROSOFT;
 use crate::{Conv, unary};
-use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
-use kernels::conv::{self, Finish};
+use ir::{Attr, Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::elementwise::Unary;
 
 /// `FusedConv(x, w, bias?, z?)`: `activation(conv(x, w) + bias + z)`, `z` of the shape of the result. For inference.
@@ -67,16 +67,7 @@ impl Op for FusedConv {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let plan = self.conv.plan(cx)?;
-        let activation = self.activation;
-        let step = Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            let (y, workspace) = (parts.output::<f32>(0), parts.workspace());
-            let finish = Finish { bias: parts.optional(2), addend: parts.optional(3), activation };
-            conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
-            Ok(())
-        });
-        Ok(step.workspace::<f32>(conv::forward_workspace(&plan)))
+        step(self.conv.plan(cx)?, cx, self.activation)
     }
 
     fn layouts(&self) -> Layouts {
