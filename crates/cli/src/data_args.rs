@@ -1,6 +1,7 @@
 //! Options about data, the same for all commands that read some.
 
-use onnx_qat::data::{Layout, Preprocess};
+use onnx_qat::data::{Dataset, Layout, MaxBroken, Preprocess, Role, Source};
+use onnx_qat::{Error, Model};
 
 /// How stored values become what the model takes: `(x * scale - mean) / std`.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,12 +22,35 @@ pub struct DataArgs {
     /// Use the first N samples only.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Threads that read, decode and convert batches ahead; 0: none but the one that computes. Results do not depend on it.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(..=1024))]
+    pub workers: u16,
+    /// Leave out up to so many samples that cannot be read or decoded: a number, or a share such as 1%.
+    #[arg(long, value_name = "N|N%", default_value = "1%", value_parser = max_broken)]
+    pub max_broken: MaxBroken,
 }
 
 impl DataArgs {
-    pub fn preprocess(&self) -> Preprocess {
+    /// Opens the data that `spec` names, for the inputs of a model.
+    pub fn open(&self, model: &Model, spec: &str, role: Role) -> Result<Dataset, Error> {
+        let data = model.open_data(&Source::parse(spec, role)?, &self.preprocess())?;
+        let mut data = data.with_workers(self.workers.into()).with_max_broken(self.max_broken);
+        if let Some(limit) = self.limit {
+            data.truncate(limit);
+        }
+        Ok(data)
+    }
+
+    fn preprocess(&self) -> Preprocess {
         Preprocess { scale: self.scale, mean: self.mean.clone(), std: self.std.clone(), layout: self.layout }
     }
+}
+
+/// A line about the samples of a dataset that were left out, if there are any.
+pub fn left_out(data: &Dataset) -> Option<String> {
+    let broken = data.broken();
+    let (_, first) = broken.first()?;
+    Some(format!("{} of {} samples could not be used and were left out: {first}", broken.len(), data.len()))
 }
 
 fn number(s: &str) -> Result<f32, String> {
@@ -35,6 +59,10 @@ fn number(s: &str) -> Result<f32, String> {
         Some((a, b)) => Ok(parse(a)? / parse(b)?),
         None => parse(s),
     }
+}
+
+fn max_broken(s: &str) -> Result<MaxBroken, String> {
+    s.parse().map_err(|e: onnx_qat::data::Error| e.to_string())
 }
 
 fn layout(s: &str) -> Result<Layout, String> {

@@ -1,8 +1,8 @@
 //! `evaluate`: accuracy of a model on labelled data.
 
-use crate::data_args::{DataArgs, ThreadArgs};
+use crate::data_args::{DataArgs, ThreadArgs, left_out};
 use crate::output::Output;
-use onnx_qat::data::{Role, Source, npz};
+use onnx_qat::data::{Batches, Dataset, Last, Loader, Order, Role, Values, View, npz};
 use onnx_qat::tensor::Tensor;
 use onnx_qat::{Error, Model};
 use std::collections::BTreeMap;
@@ -34,39 +34,47 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     args.threads.run(|| {
         let model = Model::load(&args.model)?;
-        let source = Source::parse(&args.eval, Role::Eval)?;
-        let mut data = model.open_data(&source, &args.data.preprocess())?;
-        if let Some(limit) = args.data.limit {
-            data.truncate(limit);
-        }
+        let data = args.data.open(&model, &args.eval, Role::Eval)?;
         let batch = args.batch as usize;
         let mut printer = args.output.printer();
         let accuracy =
             model.evaluate_with(&data, batch, &mut |i, n| printer.bar("evaluating", i, n, "samples"))?;
         printer.done();
         printer.accuracy(&args.model.display().to_string(), accuracy);
+        if let Some(note) = left_out(&data) {
+            printer.line(&format!("note: {note}"));
+        }
         if let Some(path) = &args.dump {
             let scores = model.signature().scores.unwrap_or_else(|| "scores".into());
             let mut arrays = BTreeMap::from([(scores, model.predict(&data, batch)?)]);
-            let all: Vec<usize> = (0..data.len()).collect();
-            for i in 0..data.inputs() {
-                let shape: Vec<usize> =
-                    std::iter::once(all.len()).chain(data.sample_shape(i).to_vec()).collect();
-                let len = shape.iter().product();
-                let array = if data.is_float(i) {
-                    let mut values = vec![0f32; len];
-                    data.read_f32(i, &all, &mut values)?;
-                    Tensor::new(&shape, values)
-                } else {
-                    let mut values = vec![0i64; len];
-                    data.read_i64(i, &all, &mut values)?;
-                    Tensor::new(&shape, values)
-                };
-                arrays.insert(data.name(i).to_string(), array);
-            }
+            arrays.extend(inputs(&data, batch)?);
             npz::write(path, &arrays)?;
             printer.line(&format!("inputs and class scores: {}", path.display()));
         }
         Ok(())
     })
+}
+
+/// All samples as the model gets them, by name of the input.
+fn inputs(data: &Dataset, batch: usize) -> Result<BTreeMap<String, Tensor>, Error> {
+    let mut all: Vec<Values> = Vec::new();
+    let batches = Batches::new(data.len(), batch, Order::Stored, Last::Keep)?;
+    for loaded in Loader::new(data, batches, View::Plain) {
+        let loaded = loaded?.inputs;
+        match all.is_empty() {
+            true => all = loaded,
+            false => all.iter_mut().zip(loaded).for_each(|(all, more)| all.append(more)),
+        }
+    }
+    let tensor = |(i, values)| {
+        let sample = data.sample_shape(i);
+        let count = |len: usize| len / sample.iter().product::<usize>();
+        let shape = |len| std::iter::once(count(len)).chain(sample.iter().copied()).collect::<Vec<_>>();
+        let tensor = match values {
+            Values::F32(v) => Tensor::new(&shape(v.len()), v),
+            Values::I64(v) => Tensor::new(&shape(v.len()), v),
+        };
+        (data.name(i).to_string(), tensor)
+    };
+    Ok(all.into_iter().enumerate().map(tensor).collect())
 }

@@ -1,9 +1,9 @@
 //! `quantize`: a float model in, an int8 model out.
 
-use crate::data_args::{DataArgs, ThreadArgs};
+use crate::data_args::{DataArgs, ThreadArgs, left_out};
 use crate::output::{Output, Printer, accuracy_json};
 use clap::ValueEnum;
-use onnx_qat::data::{Dataset, Role, Source};
+use onnx_qat::data::{Dataset, Role};
 use onnx_qat::onnx::SaveOptions;
 use onnx_qat::passes::{ActivationQuantizeType, Hooks, Numerics, QuantConfig, Report, Verdict};
 use onnx_qat::report::{Table, bytes, duration, percent};
@@ -231,13 +231,8 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     for note in model.meta.notes() {
         printer.line(&format!("note: {note}"));
     }
-    let open = |spec: &Option<String>, role| -> Result<Option<Dataset>, Error> {
-        let Some(spec) = spec else { return Ok(None) };
-        let mut data = model.open_data(&Source::parse(spec, role)?, &args.data.preprocess())?;
-        if let Some(limit) = args.data.limit {
-            data.truncate(limit);
-        }
-        Ok(Some(data))
+    let open = |spec: &Option<String>, role| {
+        spec.as_ref().map(|spec| args.data.open(&model, spec, role)).transpose()
     };
     let train = open(&args.train, Role::Train)?;
     let eval = open(&args.eval, Role::Eval)?;
@@ -254,7 +249,8 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     let save = SaveOptions { opset: args.quantization.opset.map(i64::from), ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
     printer.done();
-    for note in &saved.notes {
+    let left_out = [&train, &eval].into_iter().flatten().filter_map(left_out);
+    for note in left_out.chain(saved.notes.iter().cloned()) {
         printer.line(&format!("note: {note}"));
     }
 

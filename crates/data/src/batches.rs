@@ -37,6 +37,7 @@ pub enum Last {
 pub struct Batches {
     order: Vec<usize>,
     size: usize,
+    last: Last,
 }
 
 impl Batches {
@@ -62,7 +63,7 @@ impl Batches {
         if last == Last::Drop {
             list.truncate(samples / size * size);
         }
-        Ok(Batches { order: list, size })
+        Ok(Batches { order: list, size, last })
     }
 
     /// The batches, in order.
@@ -70,10 +71,20 @@ impl Batches {
         self.order.chunks(self.size)
     }
 
-    /// Number of batches; never 0.
+    /// Number of batches; 0 only when [`Batches::starting_at`] leaves none.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.iter().len()
+    }
+
+    /// The batches from number `first` on, to go on where an epoch was left.
+    pub fn starting_at(mut self, first: usize) -> Batches {
+        self.order.drain(..self.order.len().min(first.saturating_mul(self.size)));
+        self
+    }
+
+    pub(crate) fn last(&self) -> Last {
+        self.last
     }
 
     /// Number of samples in all batches together.
@@ -116,6 +127,16 @@ mod tests {
         assert!((&batches).into_iter().all(|b| b.len() == 10));
         assert_eq!((batches.len(), batches.samples()), (10, 100));
         assert_eq!(Batches::new(20, 10, Order::Stored, Last::Drop).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_epoch_goes_on_where_it_was_left() {
+        let batches = || Batches::new(11, 3, Order::Shuffled { seed: 1, epoch: 2 }, Last::Keep).unwrap();
+        for first in 0..6 {
+            let (all, rest) = (batches(), batches().starting_at(first));
+            assert!(rest.iter().eq(all.iter().skip(first)), "{first}");
+            assert_eq!(rest.len(), 4usize.saturating_sub(first));
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
-//! Samples in memory, as stored, and their conversion to what the model takes.
+//! Samples of all inputs of a model, and their labels.
 
-use crate::{Error, Layout, Place, Preprocess};
+use crate::arrays::ArraySamples;
+use crate::samples::{Row, Samples, View};
+use crate::tolerance::{MaxBroken, Tolerance};
+use crate::{Error, Place, Preprocess};
+use std::sync::Arc;
 use tensor::{DType, Tensor};
 
 /// One input of the model, as far as data must fit it.
@@ -22,38 +26,29 @@ impl InputSpec {
     }
 }
 
-/// Samples with one or more input arrays each, and perhaps a class number.
+/// Samples with one or more inputs each, and perhaps a class number. Cloning shares them.
 ///
-/// Arrays stay in memory as they were stored (u8 images as u8); a batch is converted when it is read.
-#[derive(Debug)]
+/// Nothing is converted or decoded before it is read: see [`Loader`](crate::Loader).
+#[derive(Clone, Debug)]
 pub struct Dataset {
-    inputs: Vec<Input>,
+    inputs: Arc<[Input]>,
     labels: Option<Labels>,
     len: usize,
+    workers: usize,
+    tolerance: Arc<Tolerance>,
 }
 
 #[derive(Debug)]
 struct Input {
     name: String,
     float: bool,
-    place: Place,
-    array: Tensor,
-    /// Shape of one sample as delivered.
-    sample: Vec<usize>,
-    /// Elements of one sample, seen as channels x positions.
-    channels: usize,
-    positions: usize,
-    /// Stored with channels last.
-    channels_last: bool,
-    scale: f32,
-    /// (mean, std) per channel.
-    norm: Vec<(f32, f32)>,
+    samples: Box<dyn Samples>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Labels {
     place: Place,
-    values: Vec<i64>,
+    values: Arc<[i64]>,
 }
 
 impl Dataset {
@@ -68,7 +63,7 @@ impl Dataset {
         preprocess: &Preprocess,
     ) -> Result<Dataset, Error> {
         let places = specs.iter().map(|s| Place::memory(&s.name));
-        Dataset::new(
+        Dataset::of_arrays(
             specs,
             places.zip(arrays).collect(),
             labels.map(|t| (Place::memory("labels"), t)),
@@ -76,43 +71,83 @@ impl Dataset {
         )
     }
 
-    pub(crate) fn new(
+    pub(crate) fn of_arrays(
         specs: &[InputSpec],
         arrays: Vec<(Place, Tensor)>,
         labels: Option<(Place, Tensor)>,
         preprocess: &Preprocess,
     ) -> Result<Dataset, Error> {
-        preprocess.check()?;
+        preprocess.check(specs)?;
         if specs.is_empty() || specs.len() != arrays.len() {
             let problem =
                 format!("the model has {} inputs, but there are {} arrays", specs.len(), arrays.len());
             return Err(Error::Spec { spec: String::new(), problem });
         }
-        if preprocess.changes_values() && specs.iter().all(|s| !s.dtype.is_float()) {
-            let problem = "mean, std and scale were given, but the model takes integers only".to_string();
-            return Err(Error::Preprocess { problem });
-        }
-        let inputs: Vec<Input> = specs
-            .iter()
-            .zip(arrays)
-            .map(|(spec, (place, array))| Input::new(spec, place, array, preprocess))
-            .collect::<Result<_, _>>()?;
-        let len = inputs[0].array.shape()[0];
+        let open = |(spec, (place, array)): (&InputSpec, (Place, Tensor))| {
+            let samples = ArraySamples::new(spec, place, array, preprocess)?;
+            Ok((spec.clone(), Box::new(samples) as Box<dyn Samples>))
+        };
+        let inputs = specs.iter().zip(arrays).map(open).collect::<Result<_, Error>>()?;
+        let labels =
+            labels.map(|(place, array)| Ok::<_, Error>((whole(&place, &array)?, place))).transpose()?;
+        Dataset::from_samples(inputs, labels)
+    }
+
+    /// A dataset of any sources, one per input, and the class number of every sample with where these come from.
+    ///
+    /// # Errors
+    /// When there are no inputs, or their numbers of samples differ.
+    pub fn from_samples(
+        inputs: Vec<(InputSpec, Box<dyn Samples>)>,
+        labels: Option<(Vec<i64>, Place)>,
+    ) -> Result<Dataset, Error> {
+        let Some((_, first)) = inputs.first() else {
+            return Err(Error::Spec { spec: String::new(), problem: "the model has no inputs".into() });
+        };
+        let len = first.len();
         let same = |place: &Place, n: usize| match n == len {
             true => Ok(()),
             false => Err(Error::Lengths {
-                first: inputs[0].place.clone(),
+                first: first.place().clone(),
                 first_len: len,
                 second: place.clone(),
                 second_len: n,
             }),
         };
-        inputs.iter().try_for_each(|i| same(&i.place, i.array.shape()[0]))?;
-        let labels = labels.map(|(place, array)| Labels::new(place, &array)).transpose()?;
-        if let Some(l) = &labels {
-            same(&l.place, l.values.len())?;
+        inputs.iter().try_for_each(|(_, i)| same(i.place(), i.len()))?;
+        if let Some((values, place)) = &labels {
+            same(place, values.len())?;
         }
-        Ok(Dataset { inputs, labels, len })
+        let input = |(spec, samples): (InputSpec, _)| Input {
+            float: spec.dtype.is_float(),
+            name: spec.name,
+            samples,
+        };
+        Ok(Dataset {
+            inputs: inputs.into_iter().map(input).collect(),
+            labels: labels.map(|(values, place)| Labels { place, values: values.into() }),
+            len,
+            workers: 0,
+            tolerance: Arc::default(),
+        })
+    }
+
+    /// Reads batches ahead on this many threads; with 0, as by default, the thread that asks for a batch reads it. Batches
+    /// hold the same bytes for any number.
+    pub fn with_workers(mut self, workers: usize) -> Dataset {
+        self.workers = workers;
+        self
+    }
+
+    /// Leaves out up to so many samples that cannot be used. The default is [`MaxBroken::default`].
+    pub fn with_max_broken(mut self, limit: MaxBroken) -> Dataset {
+        self.tolerance = Arc::new(Tolerance::new(limit));
+        self
+    }
+
+    /// The samples that could not be used so far: their numbers and what is wrong with each.
+    pub fn broken(&self) -> Vec<(usize, String)> {
+        self.tolerance.found()
     }
 
     /// Number of samples; never 0.
@@ -124,9 +159,6 @@ impl Dataset {
     /// Keeps the first `len` samples (all, when there are fewer; at least one).
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len.max(1));
-        if let Some(labels) = &mut self.labels {
-            labels.values.truncate(self.len);
-        }
     }
 
     /// Number of inputs.
@@ -141,12 +173,12 @@ impl Dataset {
 
     /// Where an input comes from.
     pub fn place(&self, input: usize) -> &Place {
-        &self.inputs[input].place
+        self.inputs[input].samples.place()
     }
 
-    /// Shape of one sample of an input, as it is delivered (channels first).
+    /// Shape of one sample of an input, as it is delivered.
     pub fn sample_shape(&self, input: usize) -> &[usize] {
-        &self.inputs[input].sample
+        self.inputs[input].samples.shape()
     }
 
     /// Whether an input is read with [`Dataset::read_f32`] or else with [`Dataset::read_i64`].
@@ -154,51 +186,58 @@ impl Dataset {
         self.inputs[input].float
     }
 
-    /// Converts the samples of a batch, one after the other, into `out`.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    pub(crate) fn tolerance(&self) -> &Tolerance {
+        &self.tolerance
+    }
+
+    /// Reads one sample of one input.
+    pub(crate) fn read(&self, input: usize, sample: usize, view: View, out: Row) -> Result<(), Error> {
+        assert!(sample < self.len, "sample {sample} of {}", self.len);
+        self.inputs[input].samples.read(sample, view, out)
+    }
+
+    /// Reads samples of a float input, one after the other, into `out`, as evaluation sees them.
     ///
     /// # Errors
-    /// When a value is NaN or infinite, stored so or after preprocessing.
+    /// When a sample cannot be read or decoded, or a value is NaN or infinite, stored so or after preprocessing.
     ///
     /// # Panics
     /// When `out` has another length than the samples take, or a sample number is out of range.
     pub fn read_f32(&self, input: usize, samples: &[usize], out: &mut [f32]) -> Result<(), Error> {
-        let input = &self.inputs[input];
-        self.rows(input, samples, out, |sample, bytes, row| input.floats(sample, bytes, row))
+        self.rows(input, samples, out, |sample, row| self.read(input, sample, View::Plain, Row::F32(row)))
     }
 
-    /// Copies the samples of a batch of an integer input (token ids) into `out`.
+    /// Reads samples of an integer input (token ids) into `out`.
     ///
     /// # Errors
-    /// When a value is not a whole number that `i64` holds.
+    /// As [`Dataset::read_f32`], and when a value is not a whole number that `i64` holds.
     ///
     /// # Panics
     /// As [`Dataset::read_f32`].
     pub fn read_i64(&self, input: usize, samples: &[usize], out: &mut [i64]) -> Result<(), Error> {
-        let input = &self.inputs[input];
-        self.rows(input, samples, out, |sample, bytes, row| input.integers(sample, bytes, row))
+        self.rows(input, samples, out, |sample, row| self.read(input, sample, View::Plain, Row::I64(row)))
     }
 
-    /// Hands the stored bytes of each sample and its row of `out` to `convert`.
+    /// Hands each sample its row of `out`.
     fn rows<T>(
         &self,
-        input: &Input,
+        input: usize,
         samples: &[usize],
         out: &mut [T],
-        mut convert: impl FnMut(usize, &[u8], &mut [T]) -> Result<(), Error>,
+        mut read: impl FnMut(usize, &mut [T]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let len = input.channels * input.positions;
+        let len: usize = self.sample_shape(input).iter().product();
         assert_eq!(out.len(), samples.len() * len, "buffer for {} samples of {len} values", samples.len());
-        let bytes = input.array.dtype().bytes(len);
-        for (&sample, row) in samples.iter().zip(out.chunks_exact_mut(len)) {
-            assert!(sample < self.len, "sample {sample} of {}", self.len);
-            convert(sample, &input.array.bytes()[sample * bytes..(sample + 1) * bytes], row)?;
-        }
-        Ok(())
+        samples.iter().zip(out.chunks_exact_mut(len)).try_for_each(|(&sample, row)| read(sample, row))
     }
 
     /// The class number of every sample, if there are labels.
     pub fn labels(&self) -> Option<&[i64]> {
-        self.labels.as_ref().map(|l| &l.values[..])
+        self.labels.as_ref().map(|l| &l.values[..self.len])
     }
 
     /// Checks that there are labels and that each is one of `classes` classes.
@@ -206,272 +245,42 @@ impl Dataset {
     /// # Errors
     /// When there are none, or one is out of range: the first such sample is named.
     pub fn check_labels(&self, classes: usize) -> Result<(), Error> {
-        let labels = self.labels.as_ref().ok_or_else(|| self.no_labels())?;
-        let bad = labels.values.iter().position(|&l| usize::try_from(l).map_or(true, |l| l >= classes));
+        let Some(labels) = &self.labels else {
+            return Err(Error::NoLabels { place: self.place(0).clone() });
+        };
+        let values = &labels.values[..self.len];
+        let bad = values.iter().position(|&l| usize::try_from(l).map_or(true, |l| l >= classes));
         bad.map_or(Ok(()), |sample| {
-            let label = labels.values[sample];
+            let label = values[sample];
             Err(Error::LabelRange { place: labels.place.clone(), sample, label, classes })
         })
     }
-
-    /// Copies the class numbers of a batch into `out`.
-    ///
-    /// # Errors
-    /// When there are no labels.
-    ///
-    /// # Panics
-    /// As [`Dataset::read_f32`].
-    pub fn read_labels(&self, samples: &[usize], out: &mut [i64]) -> Result<(), Error> {
-        let labels = self.labels().ok_or_else(|| self.no_labels())?;
-        assert_eq!(out.len(), samples.len(), "buffer for {} labels", samples.len());
-        out.iter_mut().zip(samples).for_each(|(o, &s)| *o = labels[s]);
-        Ok(())
-    }
-
-    fn no_labels(&self) -> Error {
-        Error::NoLabels { place: self.inputs[0].place.clone() }
-    }
 }
 
-impl Input {
-    fn new(spec: &InputSpec, place: Place, array: Tensor, preprocess: &Preprocess) -> Result<Input, Error> {
-        if array.is_empty() || array.shape().is_empty() {
-            return Err(Error::Empty { place, shape: array.shape().to_vec() });
-        }
-        if !(array.dtype() == DType::Bool || NUMBERS.contains(&array.dtype())) {
-            let fix = "convert it to float32";
-            return Err(Error::ElementType { place, found: array.dtype(), input: spec.name.clone(), fix });
-        }
-        let stored = &array.shape()[1..];
-        let Some((sample, channels_last)) = fit(spec.shape.as_deref(), stored, preprocess.layout) else {
-            return Err(shape_error(spec, place, stored, preprocess.layout));
-        };
-        let float = spec.dtype.is_float();
-        let elements: usize = sample.iter().product();
-        // With channels last the stored array itself says how many there are, whatever the model flattens it to.
-        let channels = match (channels_last, stored.last()) {
-            (true, Some(&c)) => c,
-            _ => sample.first().copied().unwrap_or(1),
-        };
-        let mut norm = if float { preprocess.per_channel(channels, &spec.name)? } else { Vec::new() };
-        // One pass over the whole sample where channels make no difference.
-        let uniform = !channels_last && norm.iter().all(|n| *n == norm[0]);
-        let channels = if uniform { 1 } else { channels };
-        norm.truncate(channels);
-        Ok(Input {
-            name: spec.name.clone(),
-            float,
-            place,
-            sample,
-            channels,
-            positions: elements / channels,
-            channels_last,
-            scale: preprocess.scale,
-            norm,
-            array,
-        })
-    }
-
-    /// Where in the stored sample channel `c` begins, and the step from one position to the next.
-    fn stride(&self, c: usize) -> (usize, usize) {
-        if self.channels_last { (c, self.channels) } else { (c * self.positions, 1) }
-    }
-
-    fn floats(&self, sample: usize, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-        match self.array.dtype() {
-            DType::F32 => self.normalize(bytes, out, f32::from_le_bytes),
-            DType::F64 => self.normalize(bytes, out, |b| f64::from_le_bytes(b) as f32),
-            DType::F16 => self.normalize(bytes, out, |b| half::f16::from_le_bytes(b).to_f32()),
-            DType::I8 => self.normalize(bytes, out, |b| i8::from_le_bytes(b) as f32),
-            DType::I16 => self.normalize(bytes, out, |b| i16::from_le_bytes(b) as f32),
-            DType::U16 => self.normalize(bytes, out, |b| u16::from_le_bytes(b) as f32),
-            DType::I32 => self.normalize(bytes, out, |b| i32::from_le_bytes(b) as f32),
-            DType::U32 => self.normalize(bytes, out, |b| u32::from_le_bytes(b) as f32),
-            DType::I64 => self.normalize(bytes, out, |b| i64::from_le_bytes(b) as f32),
-            DType::U64 => self.normalize(bytes, out, |b| u64::from_le_bytes(b) as f32),
-            _ => self.normalize(bytes, out, |[b]: [u8; 1]| b as f32),
-        }
-        match out.iter().all(|v| v.is_finite()) {
-            true => Ok(()),
-            false => Err(self.not_finite(sample, out)),
-        }
-    }
-
-    fn normalize<const W: usize>(&self, bytes: &[u8], out: &mut [f32], read: impl Fn([u8; W]) -> f32) {
-        let (values, _) = bytes.as_chunks::<W>();
-        for (c, (plane, &(mean, std))) in out.chunks_exact_mut(self.positions).zip(&self.norm).enumerate() {
-            let (start, step) = self.stride(c);
-            for (o, &v) in plane.iter_mut().zip(values[start..].iter().step_by(step)) {
-                *o = (read(v) * self.scale - mean) / std;
-            }
-        }
-    }
-
-    /// The first value of a sample that came out as NaN or infinite, as it is stored.
-    fn not_finite(&self, sample: usize, out: &[f32]) -> Error {
-        let at = out.iter().position(|v| !v.is_finite()).unwrap_or(0);
-        let (start, step) = self.stride(at / self.positions);
-        let position = start + at % self.positions * step;
-        Error::NotFinite { place: self.place.clone(), sample, position, value: self.stored(sample, position) }
-    }
-
-    /// One stored value.
-    fn stored(&self, sample: usize, position: usize) -> f64 {
-        let dtype = self.array.dtype();
-        let at = dtype.bytes(sample * self.channels * self.positions + position);
-        let bytes = self.array.bytes().slice(at..at + dtype.bytes(1));
-        Tensor::from_bytes(dtype, &[], bytes).map_or(f64::NAN, |t| t.to_f64()[0])
-    }
-
-    fn integers(&self, sample: usize, bytes: &[u8], out: &mut [i64]) -> Result<(), Error> {
-        // i64 holds every whole f64 below 2^63, and 2^63 itself is a f64.
-        let whole = |x: f64| (x.fract() == 0.0 && x.abs() < 9_223_372_036_854_775_808.0).then_some(x as i64);
-        let bad = match self.array.dtype() {
-            DType::F32 => self.gather(bytes, out, |b| whole(f32::from_le_bytes(b) as f64)),
-            DType::F64 => self.gather(bytes, out, |b| whole(f64::from_le_bytes(b))),
-            DType::F16 => self.gather(bytes, out, |b| whole(half::f16::from_le_bytes(b).to_f64())),
-            DType::I8 => self.gather(bytes, out, |b| Some(i8::from_le_bytes(b) as i64)),
-            DType::I16 => self.gather(bytes, out, |b| Some(i16::from_le_bytes(b) as i64)),
-            DType::U16 => self.gather(bytes, out, |b| Some(u16::from_le_bytes(b) as i64)),
-            DType::I32 => self.gather(bytes, out, |b| Some(i32::from_le_bytes(b) as i64)),
-            DType::U32 => self.gather(bytes, out, |b| Some(u32::from_le_bytes(b) as i64)),
-            DType::I64 => self.gather(bytes, out, |b| Some(i64::from_le_bytes(b))),
-            DType::U64 => self.gather(bytes, out, |b| i64::try_from(u64::from_le_bytes(b)).ok()),
-            _ => self.gather(bytes, out, |[b]: [u8; 1]| Some(b as i64)),
-        };
-        bad.map_or(Ok(()), |position| {
-            Err(Error::NotInteger {
-                place: self.place.clone(),
-                sample,
-                position,
-                value: self.stored(sample, position),
-                input: self.name.clone(),
-            })
-        })
-    }
-
-    /// Copies values, turning the layout; or the stored position of the first that `read` refuses.
-    fn gather<const W: usize>(
-        &self,
-        bytes: &[u8],
-        out: &mut [i64],
-        read: impl Fn([u8; W]) -> Option<i64>,
-    ) -> Option<usize> {
-        let (values, _) = bytes.as_chunks::<W>();
-        for (c, plane) in out.chunks_exact_mut(self.positions).enumerate() {
-            let (start, step) = self.stride(c);
-            for (p, o) in plane.iter_mut().enumerate() {
-                let at = start + p * step;
-                match read(values[at]) {
-                    Some(v) => *o = v,
-                    None => return Some(at),
-                }
-            }
-        }
-        None
-    }
-}
-
-/// Element types that are read, but for `Bool`.
-const NUMBERS: [DType; 11] = [
-    DType::F32,
-    DType::F64,
-    DType::F16,
-    DType::I8,
-    DType::U8,
-    DType::I16,
-    DType::U16,
-    DType::I32,
-    DType::U32,
-    DType::I64,
-    DType::U64,
-];
-
-/// The shape in which samples of shape `stored` are delivered to a model input of shape `want` (batch first), and
-/// whether they are turned from channels-last; `None` when they do not fit.
-///
-/// Beyond equal shapes: `[H, W]` fits `[1, H, W]` (grey images), and anything fits a flat `[F]` of as many elements.
-fn fit(want: Option<&[Option<usize>]>, stored: &[usize], layout: Layout) -> Option<(Vec<usize>, bool)> {
-    // Without a channel axis there is nothing to turn: [N, H, W] grey images, [N, F] features.
-    let wanted_rank = want.map_or(stored.len(), |w| w.len().saturating_sub(1));
-    let turned = layout == Layout::Nhwc && stored.len() >= 2 && wanted_rank <= stored.len();
-    let mut sample = stored.to_vec();
-    if turned {
-        sample.rotate_right(1);
-    }
-    let Some(want) = want else { return Some((sample, turned)) };
-    let want = want.get(1..)?;
-    let fits =
-        |s: &[usize]| s.len() == want.len() && s.iter().zip(want).all(|(s, w)| w.is_none_or(|w| w == *s));
-    if fits(&sample) {
-        return Some((sample, turned));
-    }
-    let grey = [&[1], &sample[..]].concat();
-    if fits(&grey) {
-        return Some((grey, false));
-    }
-    let flat = [sample.iter().product()];
-    // A flat size that the model leaves open says nothing, so nothing is flattened for it.
-    (want.first().is_some_and(Option::is_some) && fits(&flat)).then(|| (flat.to_vec(), turned))
-}
-
-fn shape_error(spec: &InputSpec, place: Place, stored: &[usize], layout: Layout) -> Error {
-    let want = spec.shape.as_deref();
-    let (other, flag) = match layout {
-        Layout::Nchw => (Layout::Nhwc, "--layout nhwc"),
-        Layout::Nhwc => (Layout::Nchw, "--layout nchw"),
+/// The whole numbers of an array of labels.
+fn whole(place: &Place, array: &Tensor) -> Result<Vec<i64>, Error> {
+    let place = || place.clone();
+    let ([_] | [_, 1]) = array.shape() else {
+        return Err(Error::LabelShape { place: place(), shape: array.shape().to_vec() });
     };
-    let want_rank = want.map_or(0, <[_]>::len);
-    let fix = if fit(want, stored, other).is_some() {
-        format!("it would fit with {flag}")
-    } else if want_rank == stored.len() + 1 {
-        "resize the samples to that size, or export the model with open dimensions".to_string()
-    } else {
-        "the number of dimensions differs: reshape the array, the first dimension counts samples".to_string()
-    };
-    let text = |dims: &mut dyn Iterator<Item = String>| {
-        format!("[{}]", std::iter::once("N".to_string()).chain(dims).collect::<Vec<_>>().join(", "))
-    };
-    let open = |d: &Option<usize>| d.map_or("?".to_string(), |d| d.to_string());
-    let found = text(&mut stored.iter().map(usize::to_string));
-    let found = if layout == Layout::Nhwc { format!("{found} (nhwc)") } else { found };
-    let expected = match want {
-        Some([_, dims @ ..]) => text(&mut dims.iter().map(open)),
-        _ => "a scalar".to_string(),
-    };
-    Error::Shape {
-        place,
-        found: found.into(),
-        input: spec.name.as_str().into(),
-        expected: expected.into(),
-        fix: fix.into(),
+    if array.is_empty() {
+        return Err(Error::Empty { place: place(), shape: array.shape().to_vec() });
     }
-}
-
-impl Labels {
-    fn new(place: Place, array: &Tensor) -> Result<Labels, Error> {
-        let ([_] | [_, 1]) = array.shape() else {
-            return Err(Error::LabelShape { place, shape: array.shape().to_vec() });
-        };
-        if array.is_empty() {
-            return Err(Error::Empty { place, shape: array.shape().to_vec() });
-        }
-        if !array.dtype().is_float() {
-            return Ok(Labels { place, values: array.to_i64() });
-        }
-        let label = |(sample, label): (usize, f64)| match label.fract() == 0.0 && label.abs() < 1e15 {
-            true => Ok(label as i64),
-            false => Err(Error::LabelValue { place: place.clone(), sample, label }),
-        };
-        let values = array.to_f64().into_iter().enumerate().map(label).collect::<Result<_, _>>()?;
-        Ok(Labels { place, values })
+    if !array.dtype().is_float() {
+        return Ok(array.to_i64());
     }
+    let label = |(sample, label): (usize, f64)| match label.fract() == 0.0 && label.abs() < 1e15 {
+        true => Ok(label as i64),
+        false => Err(Error::LabelValue { place: place(), sample, label }),
+    };
+    array.to_f64().into_iter().enumerate().map(label).collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::Layout;
     use half::f16;
 
     fn spec(dims: &[usize]) -> InputSpec {
@@ -674,9 +483,6 @@ mod tests {
                 e,
                 "array 'labels', sample 0: the label 2 is out of range, the model has 2 classes (0 to 1)"
             );
-            let mut out = [0; 2];
-            data.read_labels(&[1, 0], &mut out).unwrap();
-            assert_eq!(out, [0, 2]);
         }
         let negative = labels(Tensor::new(&[3], vec![0i8, 0, -1])).unwrap().check_labels(5);
         assert!(negative.unwrap_err().to_string().contains("sample 2: the label -1"));
@@ -693,7 +499,6 @@ mod tests {
         let none = open(spec(&[1]), ramp(&[3, 1]), None, &Preprocess::default()).unwrap();
         assert!(none.labels().is_none());
         assert!(none.check_labels(9).unwrap_err().to_string().starts_with("array 'x': no labels were found"));
-        assert!(none.read_labels(&[0], &mut [0]).is_err());
     }
 
     #[test]

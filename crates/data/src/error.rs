@@ -98,6 +98,13 @@ pub enum Error {
     LabelShape { place: Place, shape: Vec<usize> },
     #[error("{place}: no labels were found; name them in the data source: x.npz#INPUT,LABELS or x.npy,y.npy")]
     NoLabels { place: Place },
+    /// One sample that cannot be used, while others may.
+    #[error("{place}: {problem}")]
+    Broken { place: Place, problem: String },
+    #[error(
+        "{place}: {found} of {all} samples cannot be used, {limit} are allowed (--max-broken): {first}; repair or remove them"
+    )]
+    TooManyBroken { place: Place, found: usize, all: usize, limit: usize, first: String },
     #[error("batches of {size} cannot be made of {samples} samples; {fix}")]
     BatchSize { size: usize, samples: usize, fix: &'static str },
 }

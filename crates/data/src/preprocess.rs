@@ -1,6 +1,6 @@
 //! What happens to a stored value before the model sees it.
 
-use crate::Error;
+use crate::{Error, InputSpec};
 use std::str::FromStr;
 
 /// Where the channels of a stored array lie.
@@ -50,14 +50,16 @@ impl Preprocess {
     /// Refuses what no data could pass through.
     ///
     /// # Errors
-    /// When a value is not finite, `scale` is 0 or a `std` not positive.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// When a value is not finite, `scale` is 0 or a `std` not positive, or values would change but all inputs are integers.
+    pub(crate) fn check(&self, inputs: &[InputSpec]) -> Result<(), Error> {
         let problem = if !self.scale.is_normal() {
             format!("scale is {}, it must be a finite number other than 0", self.scale)
         } else if let Some(m) = self.mean.iter().find(|m| !m.is_finite()) {
             format!("mean holds {m}, it must hold finite numbers")
         } else if let Some(s) = self.std.iter().find(|s| !(s.is_normal() && **s > 0.0)) {
             format!("std holds {s}, it must hold positive numbers: values are divided by it")
+        } else if self.changes_values() && !inputs.is_empty() && inputs.iter().all(|s| !s.dtype.is_float()) {
+            "mean, std and scale were given, but the model takes integers only".to_string()
         } else {
             return Ok(());
         };

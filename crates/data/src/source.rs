@@ -114,7 +114,7 @@ impl Source {
     /// number of samples than the first, or labels are no class numbers.
     pub fn open(&self, inputs: &[InputSpec], preprocess: &Preprocess) -> Result<Dataset, Error> {
         let (arrays, labels) = self.read(inputs)?;
-        Dataset::new(inputs, arrays, labels, preprocess)
+        Dataset::of_arrays(inputs, arrays, labels, preprocess)
     }
 
     fn read(&self, inputs: &[InputSpec]) -> Result<(Vec<Found>, Option<Found>), Error> {

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::run::{batch_size, feed, machine};
-use data::{Batches, Dataset, Last, Order};
+use data::{Batches, Dataset, Last, Loader, Order, View};
 use ir::{Graph, Kind};
 use ops::{FakeQuant, Pact, Processed};
 
@@ -37,10 +37,10 @@ pub fn calibrate(
     // Lists of images are often sorted by class: the first of them would be one class.
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let list = Batches::new(data.len(), batch, order, Last::Drop)?;
-    let total = list.iter().count().min(batches.unwrap_or(usize::MAX));
+    let total = list.len().min(batches.unwrap_or(usize::MAX));
     let mut machine = machine(&float, batch, data)?;
-    for (i, samples) in list.iter().take(total).enumerate() {
-        feed(&mut machine, data, samples)?;
+    for (i, loaded) in Loader::new(data, list, View::Plain).take(total).enumerate() {
+        feed(&mut machine, data, &loaded?)?;
         machine.run()?;
         done(i + 1, total);
     }

@@ -3,7 +3,7 @@
 use crate::metrics::Accuracy;
 use crate::run::{batch_size, feed, machine};
 use crate::{Error, Signature, strip_loss};
-use data::{Batches, Dataset, Last, Order};
+use data::{Batch, Batches, Dataset, Last, Loader, Order, View};
 use ir::Graph;
 
 /// Runs the inference graph on all samples and counts right answers. `done` hears of each batch: samples so far, and all.
@@ -16,24 +16,25 @@ pub fn evaluate(
     batch: usize,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Accuracy, Error> {
-    let labels = data.labels().ok_or(Error::NoLabels)?;
+    if data.labels().is_none() {
+        return Err(Error::NoLabels);
+    }
     let mut accuracy = Accuracy::default();
     let mut checked = false;
-    predict(graph, data, batch, &mut |samples, scores, classes| {
+    predict(graph, data, batch, &mut |batch, scores, classes| {
         if !checked {
             data.check_labels(classes)?;
             checked = true;
         }
-        let labels: Vec<i64> = samples.iter().map(|&i| labels[i]).collect();
-        accuracy.count(scores, classes, &labels);
+        accuracy.count(scores, classes, &batch.labels);
         done(accuracy.samples, data.len());
         Ok(())
     })?;
     Ok(accuracy)
 }
 
-/// What [`predict`] hands out: sample numbers, their class scores, number of classes.
-pub type Scores<'a> = dyn FnMut(&[usize], &[f32], usize) -> Result<(), Error> + 'a;
+/// What [`predict`] hands out: a batch, the class scores of its samples, number of classes.
+pub type Scores<'a> = dyn FnMut(&Batch, &[f32], usize) -> Result<(), Error> + 'a;
 
 /// Runs the inference graph on all samples in order and hands out the class scores batch by batch.
 ///
@@ -50,23 +51,25 @@ pub fn predict(graph: &Graph, data: &Dataset, batch: usize, each: &mut Scores) -
     let batch = batch_size(&graph, batch).min(data.len().max(1));
     let batches = Batches::new(data.len(), batch, Order::Stored, Last::Keep)?;
     let mut running: Option<(usize, exec::Machine)> = None;
-    for samples in batches.iter() {
+    for loaded in Loader::new(data, batches, View::Plain) {
+        let loaded = loaded?;
+        let size = loaded.samples.len();
         // The last, smaller batch needs a program of its own.
         let m = match running.take() {
-            Some((size, m)) if size == samples.len() => m,
-            _ => machine(&graph, samples.len(), data)?,
+            Some((same, m)) if same == size => m,
+            _ => machine(&graph, size, data)?,
         };
-        let (_, m) = running.insert((samples.len(), m));
-        feed(m, data, samples)?;
+        let (_, m) = running.insert((size, m));
+        feed(m, data, &loaded)?;
         m.run()?;
         let scores = m.output(&name)?;
         let &[n, classes] = scores.shape() else {
-            return Err(Error::ScoreShape { shape: scores.shape().to_vec(), batch: samples.len() });
+            return Err(Error::ScoreShape { shape: scores.shape().to_vec(), batch: size });
         };
-        if n != samples.len() {
-            return Err(Error::ScoreShape { shape: scores.shape().to_vec(), batch: samples.len() });
+        if n != size {
+            return Err(Error::ScoreShape { shape: scores.shape().to_vec(), batch: size });
         }
-        each(samples, &scores.to_f32(), classes)?;
+        each(&loaded, &scores.to_f32(), classes)?;
     }
     Ok(())
 }

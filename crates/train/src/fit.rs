@@ -7,7 +7,7 @@ use crate::metrics::Accuracy;
 use crate::optimizer::ParamGroup;
 use crate::run::{batch_size, feed, sample_shapes};
 use crate::step::{StepGraph, training_step};
-use data::{Batches, Dataset, Last, Order};
+use data::{Batches, Dataset, Last, Loader, Order, View};
 use exec::{Machine, Program};
 use ir::Graph;
 use std::sync::Arc;
@@ -70,7 +70,9 @@ pub fn fit(
     options: &FitOptions,
     on: &mut dyn FnMut(&Event),
 ) -> Result<(), Error> {
-    let labels = train.labels().ok_or(Error::NoLabels)?;
+    if train.labels().is_none() {
+        return Err(Error::NoLabels);
+    }
     let batch = batch_size(graph, options.batch);
     let StepGraph { graph: step_graph, signature, .. } =
         training_step(graph, batch, &sample_shapes(train), &options.groups)?;
@@ -83,14 +85,15 @@ pub fn fit(
     }
     let steps = Batches::new(train.len(), batch, Order::Stored, Last::Drop)?.len();
     for epoch in 0..options.epochs {
-        let order = Order::Shuffled { seed: options.seed, epoch: epoch as u64 };
-        let batches = Batches::new(train.len(), batch, order, Last::Drop)?;
+        let (seed, number) = (options.seed, epoch as u64);
+        let batches = Batches::new(train.len(), batch, Order::Shuffled { seed, epoch: number }, Last::Drop)?;
+        let loader = Loader::new(train, batches, View::Augmented { seed, epoch: number });
         let (mut accuracy, mut total) = (Accuracy::default(), 0f64);
-        for (step, samples) in batches.iter().enumerate() {
-            feed(&mut machine, train, samples)?;
-            let own: Vec<i64> = samples.iter().map(|&i| labels[i]).collect();
+        for (step, loaded) in loader.enumerate() {
+            let loaded = loaded?;
+            feed(&mut machine, train, &loaded)?;
             if let Some(name) = label_input {
-                machine.input_mut::<i64>(name)?.copy_from_slice(&own);
+                machine.input_mut::<i64>(name)?.copy_from_slice(&loaded.labels);
             }
             let mut first_rate = None;
             for group in &options.groups {
@@ -110,7 +113,7 @@ pub fn fit(
             if let Some(name) = &scores_name {
                 let scores = machine.output(name)?;
                 let classes = scores.shape().last().copied().unwrap_or(1);
-                accuracy.count(&scores.to_f32(), classes, &own);
+                accuracy.count(&scores.to_f32(), classes, &loaded.labels);
             }
             total += loss as f64;
             on(&Event::Step { epoch, step, steps, loss, rate, accuracy });

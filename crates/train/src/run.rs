@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::step::bind_batch;
-use data::Dataset;
+use data::{Batch, Dataset, Values};
 use exec::{Machine, Program};
 use ir::Graph;
 use std::sync::Arc;
@@ -12,17 +12,16 @@ pub fn sample_shapes(data: &Dataset) -> Vec<(String, Vec<usize>)> {
     (0..data.inputs()).map(|i| (data.name(i).to_string(), data.sample_shape(i).to_vec())).collect()
 }
 
-/// Fills the data inputs of a machine with samples.
-pub(crate) fn feed(machine: &mut Machine, data: &Dataset, samples: &[usize]) -> Result<(), Error> {
-    for i in 0..data.inputs() {
+/// Fills the data inputs of a machine with a batch of `data`.
+pub(crate) fn feed(machine: &mut Machine, data: &Dataset, batch: &Batch) -> Result<(), Error> {
+    for (i, values) in batch.inputs.iter().enumerate() {
         let name = data.name(i);
         if !machine.has_input(name) {
             continue;
         }
-        if data.is_float(i) {
-            data.read_f32(i, samples, machine.input_mut::<f32>(name)?)?;
-        } else {
-            data.read_i64(i, samples, machine.input_mut::<i64>(name)?)?;
+        match values {
+            Values::F32(values) => machine.input_mut::<f32>(name)?.copy_from_slice(values),
+            Values::I64(values) => machine.input_mut::<i64>(name)?.copy_from_slice(values),
         }
     }
     Ok(())
