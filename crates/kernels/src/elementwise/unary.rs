@@ -123,6 +123,13 @@ impl Unary {
     pub fn forward_in_place(self, x: &mut [f32]) {
         let isa = Isa::detect();
         for_each_chunk(x, CHUNK, |_, x| {
+            // These would spend half of their time on a copy.
+            match self {
+                Unary::Identity => return,
+                Unary::Relu => return relu_in_place(isa, x),
+                Unary::Clip { lo, hi } => return clip_in_place(isa, lo, hi, x),
+                _ => {}
+            }
             let mut copy = [0.0; BLOCK];
             for x in x.chunks_mut(BLOCK) {
                 let copy = &mut copy[..x.len()];
@@ -196,6 +203,12 @@ macro_rules! zip {
     };
 }
 
+/// `max(x, 0)` that keeps NaN, and has no negative 0.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { x }
+}
+
 /// `min(max(x, lo), hi)` that keeps NaN.
 #[inline(always)]
 fn clip(x: f32, lo: f32, hi: f32) -> f32 {
@@ -223,10 +236,18 @@ fn normal_cdf(x: f32) -> f32 {
 }
 
 dispatch! {
+    fn relu_in_place(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = relu(*x));
+    }
+
+    fn clip_in_place(lo: f32, hi: f32, x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = clip(*x, lo, hi));
+    }
+
     fn forward(op: Unary, x: &[f32], y: &mut [f32]) {
         match op {
             Unary::Identity => y.copy_from_slice(x),
-            Unary::Relu => map!(x, y, |x| if x <= 0.0 { 0.0 } else { x }),
+            Unary::Relu => map!(x, y, |x| relu(x)),
             Unary::LeakyRelu { alpha } => map!(x, y, |x| if x > 0.0 { x } else { alpha * x }),
             Unary::Elu { alpha } => map!(x, y, |x| if x > 0.0 { x } else { alpha * math::exp_m1(x) }),
             Unary::Clip { lo, hi } => map!(x, y, |x| clip(x, lo, hi)),
