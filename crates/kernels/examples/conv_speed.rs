@@ -8,80 +8,12 @@
 
 #![allow(unsafe_code)]
 
-use onnx_qat_kernels::conv::{self, Axis, Conv, Finish, Rounding, Window};
+mod shapes;
+
+use onnx_qat_kernels::conv::{self, Finish};
 use onnx_qat_kernels::simd::Isa;
+use shapes::{SHAPES, time};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
-
-/// Input size, input channels, output channels, groups, kernel, stride.
-const SHAPES: [(&str, [usize; 6]); 53] = [
-    ("mobilenet stem", [224, 3, 16, 1, 3, 2]),
-    ("mobilenet pointwise", [112, 32, 16, 1, 1, 1]),
-    ("mobilenet pointwise", [112, 16, 96, 1, 1, 1]),
-    ("mobilenet pointwise", [56, 24, 144, 1, 1, 1]),
-    ("mobilenet pointwise", [56, 144, 24, 1, 1, 1]),
-    ("mobilenet pointwise", [28, 32, 192, 1, 1, 1]),
-    ("mobilenet pointwise", [14, 96, 576, 1, 1, 1]),
-    ("mobilenet pointwise", [14, 576, 96, 1, 1, 1]),
-    ("mobilenet pointwise", [14, 112, 672, 1, 1, 1]),
-    ("mobilenet pointwise", [7, 320, 1280, 1, 1, 1]),
-    ("mobilenet depthwise", [112, 96, 96, 96, 3, 2]),
-    ("mobilenet depthwise", [112, 32, 32, 32, 3, 1]),
-    ("mobilenet depthwise", [56, 144, 144, 144, 3, 2]),
-    ("mobilenet depthwise", [112, 16, 16, 16, 3, 1]),
-    ("mobilenet pointwise", [112, 16, 64, 1, 1, 1]),
-    ("mobilenet depthwise", [112, 64, 64, 64, 3, 2]),
-    ("mobilenet pointwise", [56, 64, 24, 1, 1, 1]),
-    ("mobilenet pointwise", [56, 24, 72, 1, 1, 1]),
-    ("mobilenet depthwise", [56, 72, 72, 72, 5, 2]),
-    ("mobilenet pointwise", [28, 72, 40, 1, 1, 1]),
-    ("mobilenet depthwise", [28, 120, 120, 120, 5, 1]),
-    ("mobilenet squeeze", [1, 120, 32, 1, 1, 1]),
-    ("mobilenet depthwise", [28, 240, 240, 240, 3, 2]),
-    ("mobilenet pointwise", [14, 80, 480, 1, 1, 1]),
-    ("mobilenet depthwise", [14, 672, 672, 672, 3, 1]),
-    ("mobilenet pointwise", [14, 672, 112, 1, 1, 1]),
-    ("mobilenet depthwise", [14, 672, 672, 672, 5, 2]),
-    ("mobilenet depthwise", [7, 960, 960, 960, 5, 1]),
-    ("mobilenet pointwise", [7, 160, 960, 1, 1, 1]),
-    ("mobilenet pointwise", [7, 960, 160, 1, 1, 1]),
-    ("mobilenet head", [1, 960, 1280, 1, 1, 1]),
-    ("resnet stem", [224, 3, 64, 1, 7, 2]),
-    ("resnet", [56, 64, 64, 1, 3, 1]),
-    ("resnet", [56, 64, 128, 1, 3, 2]),
-    ("resnet", [28, 128, 128, 1, 3, 1]),
-    ("resnet", [28, 128, 256, 1, 3, 2]),
-    ("resnet", [14, 256, 256, 1, 3, 1]),
-    ("resnet shortcut", [14, 256, 512, 1, 1, 2]),
-    ("resnet", [7, 512, 512, 1, 3, 1]),
-    ("resnet50", [56, 64, 64, 1, 1, 1]),
-    ("resnet50", [56, 64, 256, 1, 1, 1]),
-    ("resnet50", [56, 256, 64, 1, 1, 1]),
-    ("resnet50", [56, 128, 128, 1, 3, 2]),
-    ("resnet50", [28, 128, 512, 1, 1, 1]),
-    ("resnet50", [28, 512, 128, 1, 1, 1]),
-    ("resnet50", [28, 512, 1024, 1, 1, 2]),
-    ("resnet50", [14, 1024, 256, 1, 1, 1]),
-    ("resnet50", [14, 256, 1024, 1, 1, 1]),
-    ("resnet50", [14, 512, 512, 1, 3, 2]),
-    ("resnet50", [7, 512, 2048, 1, 1, 1]),
-    ("resnet50", [7, 2048, 512, 1, 1, 1]),
-    ("vgg", [224, 3, 64, 1, 3, 1]),
-    ("vgg", [56, 256, 256, 1, 3, 1]),
-];
-
-/// The best time of many runs.
-fn time(mut f: impl FnMut()) -> f64 {
-    f();
-    let (start, mut best, mut runs) = (Instant::now(), Duration::MAX, 0);
-    while runs < 5 || start.elapsed() < Duration::from_millis(200) {
-        let start = Instant::now();
-        f();
-        best = best.min(start.elapsed());
-        runs += 1;
-    }
-    best.as_secs_f64()
-}
 
 /// GFLOP/s of multiply-adds on values in registers, with the vectors that the kernels use.
 fn peak() -> f64 {
@@ -154,14 +86,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn measure(
-    name: &str,
-    batch: usize,
-    [size, inputs, outputs, groups, kernel, stride]: [usize; 6],
-) -> Result<(f64, [f64; 4]), String> {
-    let pad = kernel / 2;
-    let axis = Axis::new(size, kernel, stride, 1, pad, pad, Rounding::Floor)?;
-    let conv = Conv::new(batch, inputs, outputs, groups, Window { height: axis, width: axis })?;
+fn measure(name: &str, batch: usize, shape: [usize; 6]) -> Result<(f64, [f64; 4]), String> {
+    let conv = shapes::conv(batch, shape)?;
     let values = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect() };
     let (x, w, dy) = (values(conv.input_len()), values(conv.weight_len()), values(conv.output_len()));
     let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
@@ -177,9 +103,9 @@ fn measure(
         time(|| conv::input_grad(&conv, &dy, &w, &mut dx, &mut workspace)),
         time(|| conv::weight_grad(&conv, &x, &dy, &mut dw, &mut workspace)),
     ];
-    let flops = 2.0 * dy.len() as f64 * (w.len() / outputs) as f64;
+    let flops = 2.0 * dy.len() as f64 * (w.len() / conv.out_channels) as f64;
     let bytes = 4.0 * (x.len() + w.len() + dy.len()) as f64;
-    print!("{name:20} {size:3}² {inputs:4} -> {outputs:4}, {kernel}x{kernel}/{stride}");
+    print!("{}", shapes::describe(name, shape));
     for time in times {
         print!("  |{:8.3} ms {:6.1} GF/s {:5.1} GB/s", time * 1e3, flops / time * 1e-9, bytes / time * 1e-9);
     }
