@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to the standard output, progress and errors to the standard
 //! error.
 
+mod analyze;
 mod data_args;
 mod evaluate;
 mod inspect;
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Quantize a float model to an int8 QDQ file.
     Quantize(quantize::Args),
+    /// How activations are distributed, and what calibration methods make of them.
+    Analyze(analyze::Args),
     /// Print a model as text: inputs, outputs, constants, operations, shapes.
     Inspect(inspect::Args),
     /// Top-1 and top-5 of a float or QDQ model on labelled data, in our own executor.
@@ -38,6 +41,7 @@ pub fn run(program: &'static str, args: impl IntoIterator<Item = OsString>) -> E
     let parsed = command.try_get_matches_from(all).and_then(|m| Cli::from_arg_matches(&m));
     let result = match parsed {
         Ok(Cli { command: Command::Quantize(args) }) => quantize::run(&args),
+        Ok(Cli { command: Command::Analyze(args) }) => analyze::run(&args),
         Ok(Cli { command: Command::Inspect(args) }) => inspect::run(&args),
         Ok(Cli { command: Command::Evaluate(args) }) => evaluate::run(&args),
         Err(e) => {

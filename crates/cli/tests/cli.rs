@@ -147,3 +147,37 @@ fn an_unknown_configuration_key_is_named() {
     let e = failure(&["quantize", &digits("digits_cnn.onnx"), "--config", &config]);
     assert!(e.contains("quant.toml") && e.contains("weight_bit"), "{e}");
 }
+
+#[test]
+fn analyzes_the_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (toml, html) = (path("a.toml"), path("a.html"));
+    let args = [
+        "analyze",
+        &digits("digits_cnn.onnx"),
+        "--data",
+        &digits("digits.npz"),
+        "-o",
+        &toml,
+        "--report",
+        &html,
+    ];
+    let output = run(&args);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let found =
+        onnx_qat::observe::Distributions::from_toml(&std::fs::read_to_string(&toml).unwrap()).unwrap();
+    let input = &found.tensors["input"];
+    assert_eq!((input.min, input.max), (0.0, 1.0));
+    assert!(found.tensors.len() > 8 && found.tensors.values().all(|d| d.min <= d.max && d.zeros <= 1.0));
+    let html = std::fs::read_to_string(&html).unwrap();
+    assert_eq!(html.matches("<svg").count(), found.tensors.len());
+    assert!(!html.contains("NaN") && !html.contains("http"), "{html}");
+    assert_eq!(files(dir.path()).len(), 2);
+
+    let nowhere = path("none/a.toml");
+    let e =
+        failure(&["analyze", &digits("digits_cnn.onnx"), "--data", &digits("digits.npz"), "-o", &nowhere]);
+    assert!(e.contains("a.toml"), "{e}");
+}

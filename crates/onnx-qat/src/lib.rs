@@ -28,10 +28,13 @@
 //! # }
 //! ```
 
+mod analyze;
 mod error;
 mod model;
+pub mod pages;
 mod quantize;
 
+pub use analyze::{Analysis, AnalyzeOptions, analyze};
 pub use data;
 pub use error::Error;
 pub use exec;
