@@ -4,10 +4,12 @@
 //! error.
 
 mod analyze;
+mod compare;
 mod data_args;
 mod evaluate;
 mod inspect;
 mod output;
+mod predict;
 mod quantize;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -32,6 +34,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Top-1 and top-5 of a float or QDQ model on labelled data, in our own executor.
     Evaluate(evaluate::Args),
+    /// What a float or QDQ model says about single samples.
+    Predict(predict::Args),
+    /// A float model beside its int8 model: accuracy, agreement, the loss of every layer.
+    Compare(compare::Args),
 }
 
 /// Runs a command line, without the program's name, which is `program`.
@@ -44,6 +50,8 @@ pub fn run(program: &'static str, args: impl IntoIterator<Item = OsString>) -> E
         Ok(Cli { command: Command::Analyze(args) }) => analyze::run(&args),
         Ok(Cli { command: Command::Inspect(args) }) => inspect::run(&args),
         Ok(Cli { command: Command::Evaluate(args) }) => evaluate::run(&args),
+        Ok(Cli { command: Command::Predict(args) }) => predict::run(&args),
+        Ok(Cli { command: Command::Compare(args) }) => compare::run(&args),
         Err(e) => {
             // Help goes to the standard output with 0, mistakes to the standard error with 2.
             let code = e.exit_code();

@@ -131,6 +131,11 @@ impl Printer {
     }
 }
 
+/// A signal-to-noise ratio.
+pub fn decibel(x: f64) -> String {
+    if x.is_finite() { format!("{x:.1} dB") } else { "exact".into() }
+}
+
 /// Accuracy for machines: shares from 0 to 1.
 pub fn accuracy_json(a: Accuracy) -> Value {
     json!({"top1": a.top1(), "top5": a.top5(), "samples": a.samples})

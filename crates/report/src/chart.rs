@@ -41,8 +41,8 @@ pub fn histogram(bins: &[(f64, f64, u64)], marks: &[Mark]) -> Html {
     for m in marks {
         let _ = write!(svg, "<path class=\"mark s{}\" d=\"M{:.1} -2V{HEIGHT}\"/>", m.series, x(m.at));
     }
-    axis_below(&mut svg, ends, HEIGHT, &x);
-    frame(HEIGHT, &svg)
+    axis_below(&mut svg, ends, (WIDTH, HEIGHT), &x);
+    frame(WIDTH, HEIGHT, &svg)
 }
 
 /// A curve.
@@ -56,8 +56,17 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Curves over a common axis. `number` writes the numbers of the vertical axis.
+/// Curves over a common axis, for a card. `number` writes the numbers of the vertical axis.
 pub fn lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
+    plot(WIDTH, lines, number)
+}
+
+/// As [`lines`], as wide as a page.
+pub fn wide_lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
+    plot(2.6 * WIDTH, lines, number)
+}
+
+fn plot(width: f64, lines: &[Line], number: impl Fn(f64) -> String) -> Html {
     const HEIGHT: f64 = 160.0;
     const LEFT: f64 = 48.0;
     let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
@@ -78,13 +87,13 @@ pub fn lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
     let (ends, (low, high)) = (span(|p| p.0), span(|p| p.1));
     let step = nice_step(high - low, 4);
     let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
-    let x = |v: f64| LEFT + (WIDTH - LEFT) * (v - ends.0) / (ends.1 - ends.0);
+    let x = |v: f64| LEFT + (width - LEFT) * (v - ends.0) / (ends.1 - ends.0);
     let y = |v: f64| HEIGHT * (1.0 - (v - low) / (high - low));
     let mut svg = String::new();
     for k in 0..=((high - low) / step).round() as usize {
         let v = low + k as f64 * step;
         let (at, text) = (y(v), Html::from(number(v)));
-        let _ = write!(svg, "<path class=\"axis\" d=\"M{LEFT} {at:.1}H{WIDTH}\"/>");
+        let _ = write!(svg, "<path class=\"axis\" d=\"M{LEFT} {at:.1}H{width}\"/>");
         let _ =
             write!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 6.0, at + 3.5);
     }
@@ -96,8 +105,8 @@ pub fn lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
         let pale = if l.pale { " pale" } else { "" };
         let _ = write!(svg, "<path class=\"line s{}{pale}\" d=\"{path}\"/>", l.series);
     }
-    axis_below(&mut svg, ends, HEIGHT, &x);
-    frame(HEIGHT, &svg)
+    axis_below(&mut svg, ends, (width, HEIGHT), &x);
+    frame(width, HEIGHT, &svg)
 }
 
 /// At most about `most` of the points, the last among them.
@@ -108,13 +117,18 @@ fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
 }
 
 /// The line and the numbers below a plot.
-fn axis_below(svg: &mut String, (low, high): (f64, f64), height: f64, x: &dyn Fn(f64) -> f64) {
-    let _ = write!(svg, "<path class=\"axis\" d=\"M{:.1} {height}H{WIDTH}\"/>", x(low));
+fn axis_below(
+    svg: &mut String,
+    (low, high): (f64, f64),
+    (width, height): (f64, f64),
+    x: &dyn Fn(f64) -> f64,
+) {
+    let _ = write!(svg, "<path class=\"axis\" d=\"M{:.1} {height}H{width}\"/>", x(low));
     let step = nice_step(high - low, 5);
     let mut v = (low / step).ceil() * step;
     while v <= high {
         let at = x(v);
-        let anchor = if at > WIDTH - 12.0 {
+        let anchor = if at > width - 12.0 {
             "end"
         } else if at < 8.0 {
             "start"
@@ -149,8 +163,8 @@ fn nice_step(span: f64, count: usize) -> f64 {
     factor * power
 }
 
-fn frame(height: f64, svg: &str) -> Html {
-    Html::raw(format!("<svg viewBox=\"0 -6 {WIDTH} {}\" role=\"img\">{svg}</svg>", height + FOOT + 6.0))
+fn frame(width: f64, height: f64, svg: &str) -> Html {
+    Html::raw(format!("<svg viewBox=\"0 -6 {width} {}\" role=\"img\">{svg}</svg>", height + FOOT + 6.0))
 }
 
 #[cfg(test)]

@@ -112,8 +112,8 @@ pub fn tiles(tiles: impl IntoIterator<Item = Tile>) -> Html {
 }
 
 /// A frame around one thing among others of its kind.
-pub fn card(title: &str, subtitle: &str, body: impl Into<Html>) -> Html {
-    let subtitle = element("p", "note", subtitle);
+pub fn card(title: impl Into<Html>, subtitle: &str, body: impl Into<Html>) -> Html {
+    let subtitle = if subtitle.is_empty() { Html::default() } else { element("p", "note", subtitle) };
     element("article", "card", [element("h3", "", title), subtitle, body.into()])
 }
 

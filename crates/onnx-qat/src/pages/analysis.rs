@@ -98,7 +98,7 @@ fn card(t: &Observed) -> Html {
         (series, if method == best { html::element("b", "", text) } else { text.into() })
     };
     let legend = html::legend(d.thresholds.named().into_iter().enumerate().map(ratio));
-    html::card(&t.name, &subtitle, [legend, chart::histogram(&bins, &marks)])
+    html::card(html::code(&t.name), &subtitle, [legend, chart::histogram(&bins, &marks)])
 }
 
 fn table(worst: &[&Observed]) -> Html {

@@ -1,8 +1,10 @@
 //! What was found, as HTML pages: one file each, without scripts, that need nothing from elsewhere.
 
 mod analysis;
+mod comparison;
 
 pub use analysis::analysis;
+pub use comparison::comparison;
 
 /// A number with about three digits that matter, in plain decimals where those are short: `0.00123`, `12.3`, `1.2e-7`.
 fn number(x: f64) -> String {
