@@ -3,10 +3,13 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to the standard output, progress and errors to the standard
 //! error.
 
+mod analyze;
+mod compare;
 mod data_args;
 mod evaluate;
 mod inspect;
 mod output;
+mod predict;
 mod quantize;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -25,10 +28,16 @@ struct Cli {
 enum Command {
     /// Quantize a float model to an int8 QDQ file.
     Quantize(quantize::Args),
+    /// How activations are distributed, and what calibration methods make of them.
+    Analyze(analyze::Args),
     /// Print a model as text: inputs, outputs, constants, operations, shapes.
     Inspect(inspect::Args),
     /// Top-1 and top-5 of a float or QDQ model on labelled data, in our own executor.
     Evaluate(evaluate::Args),
+    /// What a float or QDQ model says about single samples.
+    Predict(predict::Args),
+    /// A float model beside its int8 model: accuracy, agreement, the loss of every layer.
+    Compare(compare::Args),
 }
 
 /// Runs a command line, without the program's name, which is `program`.
@@ -38,8 +47,11 @@ pub fn run(program: &'static str, args: impl IntoIterator<Item = OsString>) -> E
     let parsed = command.try_get_matches_from(all).and_then(|m| Cli::from_arg_matches(&m));
     let result = match parsed {
         Ok(Cli { command: Command::Quantize(args) }) => quantize::run(&args),
+        Ok(Cli { command: Command::Analyze(args) }) => analyze::run(&args),
         Ok(Cli { command: Command::Inspect(args) }) => inspect::run(&args),
         Ok(Cli { command: Command::Evaluate(args) }) => evaluate::run(&args),
+        Ok(Cli { command: Command::Predict(args) }) => predict::run(&args),
+        Ok(Cli { command: Command::Compare(args) }) => compare::run(&args),
         Err(e) => {
             // Help goes to the standard output with 0, mistakes to the standard error with 2.
             let code = e.exit_code();

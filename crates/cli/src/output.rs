@@ -1,10 +1,12 @@
 //! What the commands print: a progress bar on a terminal, plain lines otherwise, JSON lines for machines.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use onnx_qat::Error;
 use onnx_qat::report::percent;
 use onnx_qat::train::Accuracy;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How much to print, and for whom.
@@ -26,6 +28,16 @@ impl Output {
     pub fn printer(&self) -> Printer {
         Printer { quiet: self.quiet, json: self.json, bar: None, last: None }
     }
+}
+
+/// Writes a text file, whole or not at all.
+pub fn write(path: &Path, text: &str) -> Result<(), Error> {
+    Ok(onnx_qat::onnx::write_file(path, text.as_bytes())?)
+}
+
+/// The last part of a path, for headings.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Prints progress and results.
@@ -117,6 +129,11 @@ impl Printer {
         self.line(&format!("{name}: top-1 {top1}, top-5 {top5}, {} samples", a.samples));
         self.object(json!({"event": "evaluated", "model": name, "accuracy": accuracy_json(a)}));
     }
+}
+
+/// A signal-to-noise ratio.
+pub fn decibel(x: f64) -> String {
+    if x.is_finite() { format!("{x:.1} dB") } else { "exact".into() }
 }
 
 /// Accuracy for machines: shares from 0 to 1.

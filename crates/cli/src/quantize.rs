@@ -139,7 +139,7 @@ fn rate(s: &str) -> Result<f32, String> {
     }
 }
 
-fn on_off(s: &str) -> Result<bool, String> {
+pub fn on_off(s: &str) -> Result<bool, String> {
     match s {
         "on" => Ok(true),
         "off" => Ok(false),
@@ -168,16 +168,17 @@ pub fn run(args: &Args) -> Result<(), Error> {
     args.threads.run(|| quantize(args, &out, config))
 }
 
+/// The configuration of a file; the default one without.
+pub fn read_config(path: Option<&Path>) -> Result<QuantConfig, Error> {
+    let Some(path) = path else { return Ok(QuantConfig::default()) };
+    let file = |what: String| Error::File { path: path.display().to_string(), what };
+    let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
+    QuantConfig::from_toml(&text).map_err(|e| file(e.to_string()))
+}
+
 /// The configuration of the file and of the flags.
 fn config(args: &Args) -> Result<QuantConfig, Error> {
-    let mut config = match &args.config {
-        None => QuantConfig::default(),
-        Some(path) => {
-            let file = |what: String| Error::File { path: path.display().to_string(), what };
-            let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
-            QuantConfig::from_toml(&text).map_err(|e| file(e.to_string()))?
-        }
-    };
+    let mut config = read_config(args.config.as_deref())?;
     let trained = args.train.is_some() && args.training.epochs > 0;
     match args.quantization.calibration_method {
         Some(Calibration::Minmax) => config.activation_quantize_type = ActivationQuantizeType::MinMax,

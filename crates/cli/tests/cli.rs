@@ -147,3 +147,73 @@ fn an_unknown_configuration_key_is_named() {
     let e = failure(&["quantize", &digits("digits_cnn.onnx"), "--config", &config]);
     assert!(e.contains("quant.toml") && e.contains("weight_bit"), "{e}");
 }
+
+#[test]
+fn analyzes_the_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (toml, html) = (path("a.toml"), path("a.html"));
+    let args = [
+        "analyze",
+        &digits("digits_cnn.onnx"),
+        "--data",
+        &digits("digits.npz"),
+        "-o",
+        &toml,
+        "--report",
+        &html,
+    ];
+    let output = run(&args);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let found =
+        onnx_qat::observe::Distributions::from_toml(&std::fs::read_to_string(&toml).unwrap()).unwrap();
+    let input = &found.tensors["input"];
+    assert_eq!((input.min, input.max), (0.0, 1.0));
+    assert!(found.tensors.len() > 8 && found.tensors.values().all(|d| d.min <= d.max && d.zeros <= 1.0));
+    let html = std::fs::read_to_string(&html).unwrap();
+    assert_eq!(html.matches("<svg").count(), found.tensors.len());
+    assert!(!html.contains("NaN") && !html.contains("http"), "{html}");
+    assert_eq!(files(dir.path()).len(), 2);
+
+    let nowhere = path("none/a.toml");
+    let e =
+        failure(&["analyze", &digits("digits_cnn.onnx"), "--data", &digits("digits.npz"), "-o", &nowhere]);
+    assert!(e.contains("a.toml"), "{e}");
+}
+
+#[test]
+fn compares_and_predicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let (int8, html) = (path("int8.onnx"), path("c.html"));
+    assert!(
+        run(&["quantize", &model, "--train", &data, "--epochs", "0", "-q", "-o", &int8]).status.success()
+    );
+    let output = run(&["compare", &model, &int8, "--data", &data, "--json", "--report", &html]);
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(line["agreement"].as_f64().unwrap() > 0.97, "{line}");
+    assert_eq!(line["int8"]["samples"], line["samples"]);
+    let layers = line["layers"].as_array().unwrap();
+    assert!(layers.len() > 8, "{line}");
+    // Nothing accumulates to less than a few dB of signal, nor is own noise larger than the accumulated one by much.
+    assert!(
+        layers.iter().all(|l| l["sqnr"].as_f64().unwrap() > 15.0 && l["own"].as_f64().unwrap() > 25.0),
+        "{line}"
+    );
+    let differing = line["differing"].as_array().unwrap().len() as f64;
+    assert!((line["agreement"].as_f64().unwrap() - (1.0 - differing / 360.0)).abs() < 1e-12);
+    assert!(std::fs::read_to_string(&html).unwrap().contains("SQNR"));
+    // A model is itself.
+    let output = run(&["compare", &model, &model, "--data", &data, "--limit", "16"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("agreement: 100.00 %, 0 of 16") && text.contains("exact"), "{text}");
+
+    let names =
+        file(dir.path(), "names.txt", b"zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n");
+    let output = run(&["predict", &int8, &data, "--sample", "3", "--labels", &names]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("sample 3, labelled eight") && text.lines().count() >= 8, "{text}");
+    assert_eq!(run(&["predict", &int8, &data, "--sample", "360"]).status.code(), Some(2));
+}

@@ -1,6 +1,7 @@
 //! Samples of all inputs of a model, and their labels.
 
 use crate::arrays::ArraySamples;
+use crate::loader::{Batch, Values};
 use crate::samples::{Row, Samples, View};
 use crate::tolerance::{MaxBroken, Tolerance};
 use crate::{Error, Place, Preprocess};
@@ -220,6 +221,29 @@ impl Dataset {
     /// As [`Dataset::read_f32`].
     pub fn read_i64(&self, input: usize, samples: &[usize], out: &mut [i64]) -> Result<(), Error> {
         self.rows(input, samples, out, |sample, row| self.read(input, sample, View::Plain, Row::I64(row)))
+    }
+
+    /// These samples, as evaluation sees them.
+    ///
+    /// # Errors
+    /// As [`Dataset::read_f32`] and [`Dataset::read_i64`].
+    ///
+    /// # Panics
+    /// When a sample number is out of range.
+    pub fn batch(&self, samples: &[usize]) -> Result<Batch, Error> {
+        let input = |i: usize| {
+            let len = samples.len() * self.sample_shape(i).iter().product::<usize>();
+            if self.is_float(i) {
+                let mut values = vec![0.0; len];
+                self.read_f32(i, samples, &mut values).map(|()| Values::F32(values))
+            } else {
+                let mut values = vec![0; len];
+                self.read_i64(i, samples, &mut values).map(|()| Values::I64(values))
+            }
+        };
+        let inputs = (0..self.inputs()).map(input).collect::<Result<_, _>>()?;
+        let labels = self.labels().map(|l| samples.iter().map(|&s| l[s]).collect()).unwrap_or_default();
+        Ok(Batch { samples: samples.to_vec(), labels, inputs })
     }
 
     /// Hands each sample its row of `out`.

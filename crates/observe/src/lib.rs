@@ -20,12 +20,16 @@
 //! ```
 
 mod abs_max;
+mod distribution;
+mod growing;
 pub mod histogram;
 mod min_max;
 pub mod scale;
 mod statistic;
 
 pub use abs_max::{AbsMax, MovingAverageAbsMax, RangeAbsMax};
+pub use distribution::{Distribution, DistributionObserver, Distributions, Threshold, Thresholds};
+pub use growing::{Bin, Histogram};
 pub use min_max::{MinMax, MovingAverageMinMax};
 pub use statistic::Statistic;
 

@@ -28,10 +28,17 @@
 //! # }
 //! ```
 
+mod analyze;
+mod classes;
+mod compare;
 mod error;
 mod model;
+pub mod pages;
 mod quantize;
 
+pub use analyze::{Analysis, AnalyzeOptions, analyze};
+pub use classes::{ClassScore, top_classes};
+pub use compare::{Classes, Comparison, Difference, Layer, Output, compare};
 pub use data;
 pub use error::Error;
 pub use exec;

@@ -109,6 +109,18 @@ impl Model {
         Ok(tensor::Tensor::new(&[all.len() / width.max(1), width], all))
     }
 
+    /// Class scores of these samples, `[samples, classes]`.
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    pub fn predict_samples(&self, data: &Dataset, samples: &[usize]) -> Result<tensor::Tensor, Error> {
+        let mut graph = self.graph.clone();
+        train::strip_loss(&mut graph);
+        let scores = Signature::of(&graph).scores.ok_or(train::Error::NoScores)?;
+        passes::evaluation().run(&mut graph)?;
+        Ok(train::Runner::new(&graph, data).run(&data.batch(samples)?)?.output(&scores)?)
+    }
+
     /// The graph in the form in which our executor evaluates it.
     fn runnable(&self) -> Result<Graph, Error> {
         let mut graph = self.graph.clone();

@@ -144,13 +144,10 @@ fn quantize_with_data(
     options: &QuantizeOptions,
     progress: &mut Progress,
 ) -> Result<Outcome, Error> {
-    let QuantizeOptions { config, hooks, equalize, pact, calibration_samples, fit } = options;
+    let QuantizeOptions { config, pact, calibration_samples, fit, .. } = options;
     let graph = &mut model.graph;
     let training = fit.epochs > 0;
-    if *equalize {
-        progress(&Stage::Normalized(&Pipeline::new().then(Equalize).run(graph)?));
-    }
-    progress(&Stage::Inserted(&passes::quant_aware(graph, config, hooks)?));
+    insert_quantizers(graph, options, progress)?;
 
     // Compat starts training where PaddleSlim does, with its initial scales, unless asked to calibrate first.
     if !training || config.numerics == Numerics::Deploy || config.quant_post_first {
@@ -168,6 +165,19 @@ fn quantize_with_data(
     }
     progress(&Stage::Frozen(&crate::convert(model)?));
     Ok(if training { Outcome::QuantizationAwareTraining } else { Outcome::StaticCalibration })
+}
+
+/// Equalizes a normalized graph where that is asked for, and inserts quantizers.
+pub(crate) fn insert_quantizers(
+    graph: &mut ir::Graph,
+    options: &QuantizeOptions,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    if options.equalize {
+        progress(&Stage::Normalized(&Pipeline::new().then(Equalize).run(graph)?));
+    }
+    progress(&Stage::Inserted(&passes::quant_aware(graph, &options.config, &options.hooks)?));
+    Ok(())
 }
 
 /// Puts PACT in front of the activation quantizers of a calibrated graph.

@@ -86,3 +86,14 @@ pub fn save(
 pub fn check_writable(path: impl AsRef<Path>) -> Result<(), Error> {
     file::Draft::new(path.as_ref()).map(drop)
 }
+
+/// Writes a file whole or not at all. What was at `path` is replaced only when the new file is complete.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), Error> {
+    let mut draft = file::Draft::new(path.as_ref())?;
+    draft.write(content)?;
+    draft.sync()?;
+    draft.publish().map(drop)
+}

@@ -18,18 +18,7 @@ pub fn calibrate(
     batches: Option<usize>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<(), Error> {
-    let mut float = graph.clone();
-    crate::strip_loss(&mut float);
-    for id in float.order()? {
-        let node = float.node(id);
-        if (node.is::<FakeQuant>().is_some()
-            || node.is::<Pact>().is_some()
-            || node.is::<Processed>().is_some())
-            && let Some(x) = node.ins[0]
-        {
-            float.replace(id.into(), x)?;
-        }
-    }
+    let mut float = without_quantizers(graph)?;
     // Only the observers are wanted.
     float.set_outputs([]);
     float.sweep();
@@ -45,6 +34,23 @@ pub fn calibrate(
         done(i + 1, total);
     }
     write_back(graph, &machine)
+}
+
+/// A graph from [`passes::quant_aware`] in floating point: quantizers and clipping are left out, observers stay.
+pub(crate) fn without_quantizers(graph: &Graph) -> Result<Graph, Error> {
+    let mut float = graph.clone();
+    crate::strip_loss(&mut float);
+    for id in float.order()? {
+        let node = float.node(id);
+        if (node.is::<FakeQuant>().is_some()
+            || node.is::<Pact>().is_some()
+            || node.is::<Processed>().is_some())
+            && let Some(x) = node.ins[0]
+        {
+            float.replace(id.into(), x)?;
+        }
+    }
+    Ok(float)
 }
 
 /// Copies the values of a machine's variables to the constants and variables of the same name: after training steps, to the

@@ -25,6 +25,11 @@ pub enum Error {
         "the data has no labels; training with a loss and top-1 need them (name them in the data argument)"
     )]
     NoLabels,
+    #[error(
+        "tensor '{tensor}' has {what}, so its range is unknown; look for what makes them with the data and the model as \
+         they are"
+    )]
+    NonFinite { tensor: String, what: observe::NonFinite },
     #[error("class scores have shape {shape:?}, expected [{batch}, classes]")]
     ScoreShape { shape: Vec<usize>, batch: usize },
 }

@@ -1,7 +1,7 @@
 //! Evaluation of a classifier on a dataset.
 
 use crate::metrics::Accuracy;
-use crate::run::{batch_size, feed, machine};
+use crate::run::{Runner, batch_size};
 use crate::{Error, Signature, strip_loss};
 use data::{Batch, Batches, Dataset, Last, Loader, Order, View};
 use ir::Graph;
@@ -50,19 +50,11 @@ pub fn predict(graph: &Graph, data: &Dataset, batch: usize, each: &mut Scores) -
     graph.sweep();
     let batch = batch_size(&graph, batch).min(data.len().max(1));
     let batches = Batches::new(data.len(), batch, Order::Stored, Last::Keep)?;
-    let mut running: Option<(usize, exec::Machine)> = None;
+    let mut runner = Runner::new(&graph, data);
     for loaded in Loader::new(data, batches, View::Plain) {
         let loaded = loaded?;
         let size = loaded.samples.len();
-        // The last, smaller batch needs a program of its own.
-        let m = match running.take() {
-            Some((same, m)) if same == size => m,
-            _ => machine(&graph, size, data)?,
-        };
-        let (_, m) = running.insert((size, m));
-        feed(m, data, &loaded)?;
-        m.run()?;
-        let scores = m.output(&name)?;
+        let scores = runner.run(&loaded)?.output(&name)?;
         let &[n, classes] = scores.shape() else {
             return Err(Error::ScoreShape { shape: scores.shape().to_vec(), batch: size });
         };

@@ -40,3 +40,34 @@ pub fn batch_size(graph: &Graph, wanted: usize) -> usize {
         graph.inputs().iter().filter_map(|&i| graph.ty(i.into()).shape.as_ref()?.first()?.fixed()).next();
     built_in.unwrap_or(wanted).max(1)
 }
+
+/// Runs an inference graph on batches of a dataset, of any sizes.
+pub struct Runner<'a> {
+    graph: &'a Graph,
+    data: &'a Dataset,
+    machine: Option<(usize, Machine)>,
+}
+
+impl<'a> Runner<'a> {
+    /// Nothing is compiled before the first batch.
+    pub fn new(graph: &'a Graph, data: &'a Dataset) -> Runner<'a> {
+        Runner { graph, data, machine: None }
+    }
+
+    /// Runs the graph on a batch of the dataset; its outputs are in the machine.
+    ///
+    /// # Errors
+    /// When the graph cannot run on the data.
+    pub fn run(&mut self, batch: &Batch) -> Result<&Machine, Error> {
+        let samples = batch.samples.len();
+        // Another size, such as that of the last batch, needs a program of its own.
+        let machine = match self.machine.take() {
+            Some((size, machine)) if size == samples => machine,
+            _ => machine(self.graph, samples, self.data)?,
+        };
+        let (_, machine) = self.machine.insert((samples, machine));
+        feed(machine, self.data, batch)?;
+        machine.run()?;
+        Ok(machine)
+    }
+}
