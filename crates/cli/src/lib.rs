@@ -8,6 +8,7 @@ mod evaluate;
 mod inspect;
 mod output;
 mod quantize;
+mod training_args;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
