@@ -27,7 +27,7 @@ fn trained(model: &str, threads: usize) -> Vec<u8> {
         equalize: true,
         pact: Some(PactInit::Value(4.0)),
         calibration_samples: 128,
-        fit: FitOptions { epochs: 1, batch: 96, seed: 3, groups },
+        fit: FitOptions { epochs: 1, batch: 96, seed: 3, groups, ..FitOptions::default() },
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let done = pool.install(|| onnx_qat::quantize(&model, Some(&data), None, &options, &mut |_| {})).unwrap();

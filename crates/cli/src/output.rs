@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use onnx_qat::Error;
 use onnx_qat::report::percent;
-use onnx_qat::train::Accuracy;
+use onnx_qat::train::{Accuracy, Quality};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -139,4 +139,12 @@ pub fn decibel(x: f64) -> String {
 /// Accuracy for machines: shares from 0 to 1.
 pub fn accuracy_json(a: Accuracy) -> Value {
     json!({"top1": a.top1(), "top5": a.top5(), "samples": a.samples})
+}
+
+/// Quality for machines: accuracy, or the signal-to-quantization-noise ratio in dB.
+pub fn quality_json(quality: &Quality) -> Value {
+    match quality {
+        Quality::Accuracy(a) => accuracy_json(*a),
+        Quality::Fidelity(f) => json!({"sqnr_db": f.sqnr(), "samples": f.samples}),
+    }
 }

@@ -1,17 +1,18 @@
 //! `quantize`: a float model in, an int8 model out.
 
 use crate::data_args::{DataArgs, ThreadArgs, left_out};
-use crate::output::{Output, Printer, accuracy_json};
+use crate::output::{Output, Printer, accuracy_json, quality_json};
+use crate::training_args::{PactGroup, TrainingArgs};
 use clap::ValueEnum;
 use onnx_qat::data::{Dataset, Role};
 use onnx_qat::onnx::SaveOptions;
 use onnx_qat::passes::{ActivationQuantizeType, Hooks, Numerics, QuantConfig, Report, Verdict};
 use onnx_qat::report::{Table, bytes, duration, percent};
-use onnx_qat::train::{Accuracy, Decay, Event, FitOptions, Optimizer, ParamGroup, Schedule};
+use onnx_qat::train::{Accuracy, Event, Quality};
 use onnx_qat::{Error, Model, Outcome, PactInit, QuantizeOptions, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    training: Training,
+    training: TrainingArgs,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -44,38 +45,6 @@ pub struct Args {
 }
 
 #[derive(clap::Args)]
-#[command(next_help_heading = "Training options")]
-struct Training {
-    /// Epochs of quantization-aware training. 0: static calibration, no training.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    epochs: usize,
-    /// Learning rate of the weights.
-    #[arg(long, value_name = "X", default_value_t = 1e-3, value_parser = rate)]
-    lr: f32,
-    /// Samples per step.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
-    /// How the weights are updated.
-    #[arg(long, value_enum, default_value_t = OptimizerName::Momentum)]
-    optimizer: OptimizerName,
-    /// L2 decay of the weights.
-    #[arg(long, value_name = "X", default_value_t = 1e-5)]
-    weight_decay: f32,
-    /// How the learning rate changes over the run.
-    #[arg(long, value_enum, default_value_t = ScheduleName::Cosine)]
-    lr_schedule: ScheduleName,
-    /// Epochs at which a piecewise schedule multiplies the rate by 0.1.
-    #[arg(long, value_name = "EPOCH,…", value_delimiter = ',')]
-    milestones: Vec<usize>,
-    /// Steps over which the learning rate rises from zero.
-    #[arg(long, value_name = "STEPS", default_value_t = 0)]
-    warmup: usize,
-    /// Seed of the order of samples.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-}
-
-#[derive(clap::Args)]
 #[command(next_help_heading = "Quantization options")]
 struct Quantization {
     /// Learned clipping of activations (PACT).
@@ -84,12 +53,8 @@ struct Quantization {
     /// Where PACT thresholds start: a number, or the magnitudes that calibration saw.
     #[arg(long, value_name = "X|calibrated", value_parser = pact_init, default_value = "calibrated")]
     pact_init: PactInitArg,
-    /// Learning rate of the PACT thresholds; that of the weights by default.
-    #[arg(long, value_name = "X", value_parser = rate)]
-    pact_lr: Option<f32>,
-    /// L2 decay of the PACT thresholds.
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
-    pact_decay: f32,
+    #[command(flatten)]
+    pact_group: PactGroup,
     /// Cross-layer equalization of neighbouring layers without batch norm, before quantizers are inserted.
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
     equalize: bool,
@@ -111,32 +76,11 @@ struct Quantization {
 struct PactInitArg(PactInit);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum OptimizerName {
-    Sgd,
-    Momentum,
-    Adam,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScheduleName {
-    Constant,
-    Piecewise,
-    Cosine,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Calibration {
     /// Smallest and largest value of all batches. The default without training.
     Minmax,
     /// Moving average of smallest and largest value. The default with training.
     Ema,
-}
-
-fn rate(s: &str) -> Result<f32, String> {
-    match s.parse::<f32>() {
-        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
-        _ => Err("a learning rate is a number of at least 0".into()),
-    }
 }
 
 pub fn on_off(s: &str) -> Result<bool, String> {
@@ -179,7 +123,7 @@ pub fn read_config(path: Option<&Path>) -> Result<QuantConfig, Error> {
 /// The configuration of the file and of the flags.
 fn config(args: &Args) -> Result<QuantConfig, Error> {
     let mut config = read_config(args.config.as_deref())?;
-    let trained = args.train.is_some() && args.training.epochs > 0;
+    let trained = args.train.is_some() && args.training.epochs() > 0;
     match args.quantization.calibration_method {
         Some(Calibration::Minmax) => config.activation_quantize_type = ActivationQuantizeType::MinMax,
         Some(Calibration::Ema) => {
@@ -195,23 +139,8 @@ fn config(args: &Args) -> Result<QuantConfig, Error> {
 }
 
 fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
-    let t = &args.training;
-    let optimizer = match t.optimizer {
-        OptimizerName::Sgd => Optimizer::Sgd,
-        OptimizerName::Momentum => Optimizer::MOMENTUM,
-        OptimizerName::Adam => Optimizer::ADAM,
-    };
-    let decay = match t.lr_schedule {
-        ScheduleName::Constant => Decay::Constant,
-        ScheduleName::Piecewise => Decay::Piecewise { milestones: t.milestones.clone(), gamma: 0.1 },
-        ScheduleName::Cosine => Decay::Cosine,
-    };
-    let schedule = |rate: f32| Schedule { rate, decay: decay.clone(), warmup: t.warmup };
     let q = &args.quantization;
-    let groups = vec![
-        ParamGroup::weights(optimizer, schedule(t.lr), t.weight_decay),
-        ParamGroup::pact(optimizer, schedule(q.pact_lr.unwrap_or(t.lr)), q.pact_decay),
-    ];
+    let fit = args.training.options(&q.pact_group);
     // PaddleSlim has no equalization, so its arithmetic comes without.
     let config_deploy = config.numerics == Numerics::Deploy;
     QuantizeOptions {
@@ -220,7 +149,7 @@ fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
         equalize: q.equalize && config_deploy,
         pact: q.pact.then_some(q.pact_init.0),
         calibration_samples: q.calib_samples as usize,
-        fit: FitOptions { epochs: t.epochs, batch: t.batch as usize, seed: t.seed, groups },
+        fit,
     }
 }
 
@@ -243,8 +172,7 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
 
     let options = options(args, config);
     let verbose = args.print.verbose;
-    let mut show =
-        Show { printer: &mut printer, verbose, epochs: options.fit.epochs, epoch_start: Instant::now() };
+    let mut show = Show { printer: &mut printer, verbose, epochs: options.fit.epochs };
     let done =
         onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| show.stage(stage))?;
     let save = SaveOptions { opset: args.quantization.opset.map(i64::from), ..SaveOptions::default() };
@@ -299,7 +227,6 @@ struct Show<'p> {
     printer: &'p mut Printer,
     verbose: bool,
     epochs: usize,
-    epoch_start: Instant,
 }
 
 impl Show<'_> {
@@ -359,46 +286,97 @@ impl Show<'_> {
     }
 
     fn training(&mut self, event: &Event) {
-        match *event {
-            Event::Step { epoch, step, steps, loss, rate, accuracy } => {
-                if step == 0 {
-                    self.epoch_start = Instant::now();
+        match event {
+            Event::Begin { loss, resumed } => {
+                self.printer.line(&format!("loss: {loss}"));
+                if let Some((epoch, step)) = resumed {
+                    self.printer.line(&format!("resumed in epoch {}, step {step}", epoch + 1));
                 }
-                let shown = format!(
-                    "loss {loss:.4} top1 {} top5 {} lr {rate:.2e}",
-                    percent(accuracy.top1()),
-                    percent(accuracy.top5())
-                );
-                self.printer.bar_with(&format!("epoch {epoch}"), step + 1, steps, "batches", &shown);
+                self.printer.object(json!({"event": "training", "loss": loss, "resumed": resumed}));
+            }
+            Event::Step { epoch, step, steps, loss, rates, accuracy, .. } => {
+                let rate = rates.first().map_or(0.0, |r| r.1);
+                let mut shown = format!("loss {loss:.4}");
+                if accuracy.samples > 0 {
+                    shown += &format!(" top1 {} top5 {}", percent(accuracy.top1()), percent(accuracy.top5()));
+                }
+                shown += &format!(" lr {rate:.2e}");
+                self.printer.bar_with(&format!("epoch {epoch}"), step + 1, *steps, "batches", &shown);
+                let rates: serde_json::Map<_, _> = rates.iter().map(|(n, r)| (n.clone(), json!(r))).collect();
                 self.printer.object(json!({
-                    "event": "step", "epoch": epoch, "step": step, "loss": loss, "lr": rate,
-                    "train": accuracy_json(accuracy),
+                    "event": "step", "epoch": epoch, "step": step, "loss": loss, "lr": rate, "rates": rates,
+                    "train": accuracy_json(*accuracy),
                 }));
             }
-            Event::Epoch { epoch, loss, train, eval } => {
+            Event::Evaluated { epochs: 0, quality, .. } => {
                 self.printer.done();
-                let took = self.epoch_start.elapsed();
-                let per_second = train.samples as f64 / took.as_secs_f64().max(1e-9);
-                let mut text = format!(
-                    "epoch {} of {}: loss {loss:.4}, training top-1 {}",
-                    epoch + 1,
-                    self.epochs,
-                    percent(train.top1())
-                );
-                if let Some(eval) = eval {
-                    text += &format!(
-                        ", evaluation top-1 {} top-5 {}",
-                        percent(eval.top1()),
-                        percent(eval.top5())
-                    );
+                self.printer.line(&format!("before training: {}", words(quality)));
+                self.printer.object(json!({"event": "start", "eval": quality_json(quality)}));
+            }
+            Event::Evaluated { .. } => {}
+            Event::Epoch { epoch, loss, train, eval, thresholds, seconds } => {
+                self.printer.done();
+                let mut text = format!("epoch {} of {}: loss {loss:.4}", epoch + 1, self.epochs);
+                if train.samples > 0 {
+                    let per_second = train.samples as f64 / seconds.max(1e-9);
+                    text += &format!(", training top-1 {}, {per_second:.0} samples/s", percent(train.top1()));
                 }
-                text += &format!(", {per_second:.0} samples/s, {}", duration(took));
+                if let Some(quality) = eval {
+                    text += &format!(", {}", words(quality));
+                }
+                text += &format!(", {}", duration(Duration::from_secs_f64(*seconds)));
                 self.printer.line(&text);
+                if self.verbose {
+                    for (name, value) in thresholds {
+                        self.printer.line(&format!("  {name} {value:.4}"));
+                    }
+                }
+                let numbers: serde_json::Map<_, _> =
+                    thresholds.iter().map(|(n, t)| (n.clone(), json!(t))).collect();
                 self.printer.object(json!({
-                    "event": "epoch", "epoch": epoch, "loss": loss, "train": accuracy_json(train),
-                    "eval": eval.map(accuracy_json),
+                    "event": "epoch", "epoch": epoch, "loss": loss, "train": accuracy_json(*train),
+                    "eval": eval.as_ref().map(quality_json), "thresholds": numbers, "seconds": seconds,
                 }));
+            }
+            Event::Diverged { epoch, step, what, back_to, rate_factor } => {
+                self.printer.done();
+                self.printer.line(&format!(
+                    "diverged in epoch {}, step {step}: {what}; back to epoch {}, step {}, learning rates times {rate_factor}",
+                    epoch + 1,
+                    back_to.0 + 1,
+                    back_to.1
+                ));
+                self.printer.object(json!({
+                    "event": "diverged", "epoch": epoch, "step": step, "what": what, "back_to": back_to,
+                    "rate_factor": rate_factor,
+                }));
+            }
+            Event::Checkpoint { path } => {
+                if self.verbose {
+                    self.printer.line(&format!("checkpoint: {}", path.display()));
+                }
+                self.printer.object(json!({"event": "checkpoint", "path": path.display().to_string()}));
+            }
+            Event::Stopped { epochs } => {
+                self.printer.line(&format!("stopped after epoch {epochs}: it got no better"));
+                self.printer.object(json!({"event": "stopped", "epochs": epochs}));
+            }
+            Event::Restored { epochs: 0 } => {
+                self.printer.line("training made it no better: weights and ranges are those before it");
+                self.printer.object(json!({"event": "restored", "epochs": 0}));
+            }
+            Event::Restored { epochs } => {
+                self.printer.line(&format!("weights and ranges are those after epoch {epochs}, the best"));
+                self.printer.object(json!({"event": "restored", "epochs": epochs}));
             }
         }
+    }
+}
+
+/// What was measured on the int8 form of the model.
+fn words(quality: &Quality) -> String {
+    match quality {
+        Quality::Accuracy(a) => format!("int8 top-1 {} top-5 {}", percent(a.top1()), percent(a.top5())),
+        Quality::Fidelity(f) => format!("int8 SQNR {:.1} dB", f.sqnr()),
     }
 }

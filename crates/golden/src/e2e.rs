@@ -21,7 +21,7 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use tensor::Tensor;
-use train::{Optimizer, ParamGroup, Schedule, WEIGHTS};
+use train::{Optimizer, ParamGroup, Schedule, StepConfig, WEIGHTS};
 
 /// One training run. The arrays of a case begin with its tag.
 #[derive(Debug, Deserialize)]
@@ -117,12 +117,9 @@ impl Case {
     }
 
     fn groups(&self) -> Vec<ParamGroup> {
-        let group = |name: &str, lr, momentum, l2_decay| ParamGroup {
-            name: name.into(),
-            optimizer: Arc::new(Optimizer::Momentum { momentum, nesterov: false }),
-            schedule: Schedule::constant(lr),
-            l2_decay,
-            minimum: None,
+        let group = |name: &str, lr, momentum, l2_decay| {
+            let optimizer = Optimizer::Momentum { momentum, nesterov: false };
+            ParamGroup { l2_decay, ..ParamGroup::new(name, optimizer, Schedule::constant(lr)) }
         };
         let weights = group(WEIGHTS, self.attrs.lr, self.attrs.momentum, 0.0);
         let pact = self.attrs.pact_optimizer.as_ref().map(|p| group(PACT_GROUP, p.lr, p.momentum, p.l2));
@@ -166,7 +163,8 @@ impl Case {
         if count < self.attrs.steps || labels.len() != count * batch {
             return Err(malformed(format!("data of {count} batches for {} steps", self.attrs.steps)));
         }
-        let mut step = train::training_step(graph, batch, &[], &groups).map_err(graph_fault)?.graph;
+        let mut step =
+            train::training_step(graph, batch, &[], &StepConfig::new(&groups)).map_err(graph_fault)?.graph;
         let watches = watches(&mut step, config.is_some_and(|c| c.onnx_format), arrays);
         let mut machine = Machine::new(Arc::new(Program::compile(&step).map_err(fault)?));
         for watch in watches.iter().filter(|w| w.when == When::Always) {

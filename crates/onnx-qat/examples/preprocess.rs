@@ -39,15 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hooks = Hooks { act_preprocess: Some(Arc::new(TwoSidedClip)), ..Hooks::default() };
     quant_aware(&mut model, &QuantConfig::default(), &hooks)?;
     calibrate(&mut model, &train, 64, Some(8))?;
-    let bounds = ParamGroup {
-        name: "bounds".into(),
-        optimizer: Arc::new(Optimizer::MOMENTUM),
-        schedule: Schedule::constant(1e-3),
-        l2_decay: 0.0,
-        minimum: None,
-    };
+    let bounds = ParamGroup::new("bounds", Optimizer::MOMENTUM, Schedule::constant(1e-3));
     let weights = ParamGroup::weights(Optimizer::MOMENTUM, Schedule::constant(1e-2), 1e-4);
-    let options = FitOptions { epochs: 2, batch: 64, seed: 1, groups: vec![weights, bounds] };
+    let options = FitOptions { epochs: 2, groups: vec![weights, bounds], ..FitOptions::default() };
     fit(&mut model, &train, Some(&test), &options, &mut |event| {
         if let Event::Epoch { epoch, loss, .. } = event {
             println!("epoch {epoch}: loss {loss:.4}");

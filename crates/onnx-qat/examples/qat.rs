@@ -25,16 +25,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schedule = |rate| Schedule { rate, decay: Decay::Cosine, warmup: 10 };
     let options = FitOptions {
         epochs: 3,
-        batch: 64,
-        seed: 1,
         groups: vec![
             ParamGroup::weights(Optimizer::MOMENTUM, schedule(0.01), 1e-4),
             ParamGroup::pact(Optimizer::ADAM, schedule(0.01), 1e-4),
         ],
+        ..FitOptions::default()
     };
     fit(&mut model, &train, Some(&test), &options, &mut |event| {
-        if let Event::Epoch { epoch, loss, eval, .. } = event {
-            println!("epoch {epoch}: loss {loss:.4}, top-1 {:.2} %", 100.0 * eval.map_or(0.0, |a| a.top1()));
+        if let Event::Epoch { epoch, loss, eval: Some(int8), .. } = event {
+            println!("epoch {epoch}: loss {loss:.4}, top-1 {:.2} % in int8", 100.0 * int8.score());
         }
     })?;
 

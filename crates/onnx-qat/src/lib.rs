@@ -18,7 +18,7 @@
 //! quant_aware(&mut model, &QuantConfig::default(), &Hooks::default())?;
 //! calibrate(&mut model, &train, 64, Some(8))?;
 //! let weights = ParamGroup::weights(Optimizer::MOMENTUM, Schedule::constant(1e-3), 1e-4);
-//! let options = FitOptions { epochs: 1, batch: 64, seed: 1, groups: vec![weights] };
+//! let options = FitOptions { epochs: 1, batch: 64, groups: vec![weights], ..FitOptions::default() };
 //! fit(&mut model, &train, None, &options, &mut |_| {})?;
 //!
 //! convert(&mut model)?;
@@ -90,10 +90,10 @@ pub fn calibrate(
     Ok(train::calibrate(&mut model.graph, data, batch, batches, &mut |_, _| {})?)
 }
 
-/// Trains weights, running statistics, ranges and thresholds on labelled data.
+/// Trains weights, running statistics, ranges and thresholds: on labels, or by distillation from the float model.
 ///
 /// # Errors
-/// When the data does not fit, has no labels, or training diverges.
+/// When the data does not fit, or training diverges.
 pub fn fit(
     model: &mut Model,
     data: &Dataset,

@@ -48,7 +48,7 @@ pub enum Stage<'a> {
     /// Calibration: batches so far, and all.
     Calibrating(usize, usize),
     /// Training.
-    Training(Event),
+    Training(&'a Event),
     /// The model was frozen.
     Frozen(&'a Report),
     /// Evaluation of the int8 model: samples so far, and all.
@@ -160,8 +160,7 @@ fn quantize_with_data(
         if let Some(init) = pact {
             insert_pact(graph, config, *init)?;
         }
-        let labelled = eval.filter(|d| d.labels().is_some());
-        train::fit(graph, data, labelled, fit, &mut |event| progress(&Stage::Training(*event)))?;
+        train::fit(graph, data, eval, fit, &mut |event| progress(&Stage::Training(event)))?;
     }
     progress(&Stage::Frozen(&crate::convert(model)?));
     Ok(if training { Outcome::QuantizationAwareTraining } else { Outcome::StaticCalibration })

@@ -1,7 +1,7 @@
 //! The distributions of activations over data.
 
 use crate::Error;
-use crate::calibrate::without_quantizers;
+use crate::calibrate::float_form;
 use crate::run::{Runner, batch_size};
 use data::{Batches, Dataset, Last, Loader, Order, View};
 use ir::Graph;
@@ -33,7 +33,7 @@ pub fn analyze(
     samples: Option<usize>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Observed>, Error> {
-    let mut float = without_quantizers(graph)?;
+    let mut float = float_form(graph)?;
     let mut tensors = Vec::new();
     for id in float.order()? {
         let node = float.node(id);

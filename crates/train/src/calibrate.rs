@@ -2,9 +2,10 @@
 
 use crate::Error;
 use crate::run::{batch_size, feed, machine};
+use crate::teacher::without_quantizers;
 use data::{Batches, Dataset, Last, Loader, Order, View};
 use ir::{Graph, Kind};
-use ops::{FakeQuant, Pact, Processed};
+use tensor::Tensor;
 
 /// Sets the ranges of a graph from [`passes::quant_aware`] by running it in floating point on `batches` batches (all
 /// for `None`) and updating only its observers. `done` hears of each batch: how many, and of how many.
@@ -18,7 +19,7 @@ pub fn calibrate(
     batches: Option<usize>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<(), Error> {
-    let mut float = without_quantizers(graph)?;
+    let mut float = float_form(graph)?;
     // Only the observers are wanted.
     float.set_outputs([]);
     float.sweep();
@@ -36,20 +37,12 @@ pub fn calibrate(
     write_back(graph, &machine)
 }
 
-/// A graph from [`passes::quant_aware`] in floating point: quantizers and clipping are left out, observers stay.
-pub(crate) fn without_quantizers(graph: &Graph) -> Result<Graph, Error> {
+/// A graph from [`passes::quant_aware`] in floating point and without its loss: quantizers and clipping are left out, observers
+/// stay.
+pub(crate) fn float_form(graph: &Graph) -> Result<Graph, Error> {
     let mut float = graph.clone();
     crate::strip_loss(&mut float);
-    for id in float.order()? {
-        let node = float.node(id);
-        if (node.is::<FakeQuant>().is_some()
-            || node.is::<Pact>().is_some()
-            || node.is::<Processed>().is_some())
-            && let Some(x) = node.ins[0]
-        {
-            float.replace(id.into(), x)?;
-        }
-    }
+    without_quantizers(&mut float)?;
     Ok(float)
 }
 
@@ -59,7 +52,15 @@ pub(crate) fn without_quantizers(graph: &Graph) -> Result<Graph, Error> {
 /// # Errors
 /// When a constant or variable of the same name has another type.
 pub fn write_back(graph: &mut Graph, machine: &exec::Machine) -> Result<(), Error> {
-    for (name, value) in machine.variables() {
+    write_values(graph, machine.variables())
+}
+
+/// Gives the constants and variables of these names these values; names that the graph does not have are left out.
+pub(crate) fn write_values(
+    graph: &mut Graph,
+    values: impl IntoIterator<Item = (String, Tensor)>,
+) -> Result<(), Error> {
+    for (name, value) in values {
         let Some(v) = graph.find(&name) else { continue };
         let kind = match &graph.node(v.node).kind {
             Kind::Const(_) => Kind::Const(value),

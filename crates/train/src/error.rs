@@ -1,6 +1,8 @@
 //! What can go wrong in training and evaluation.
 
+use crate::fit::Divergence;
 use ir::GraphError;
+use std::path::PathBuf;
 
 /// What can go wrong in training and evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -15,15 +17,19 @@ pub enum Error {
     #[error("{0}")]
     Threads(String),
     #[error(
-        "the loss is {loss} in epoch {epoch}, batch {batch}: training diverged; lower the learning rate (now {rate}) or \
-         the batch norm's share of it"
+        "training diverged in epoch {}, step {}: {}; lower the learning rate (now {:.1e}) or clip the gradients",
+        .0.epoch, .0.step, .0.what, .0.rate
     )]
-    Diverged { loss: f32, epoch: usize, batch: usize, rate: f32 },
+    Diverged(Divergence),
+    #[error("training options: {0}")]
+    Options(String),
+    #[error("checkpoint {}: {what}", path.display())]
+    Checkpoint { path: PathBuf, what: String },
+    #[error("the two models have no float output of the same name to compare")]
+    NoCommonOutput,
     #[error("the model has no output with class scores [N, classes]; top-1 cannot be computed")]
     NoScores,
-    #[error(
-        "the data has no labels; training with a loss and top-1 need them (name them in the data argument)"
-    )]
+    #[error("the data has no labels; top-1 needs them (name them in the data argument)")]
     NoLabels,
     #[error(
         "tensor '{tensor}' has {what}, so its range is unknown; look for what makes them with the data and the model as \

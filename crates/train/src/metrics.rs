@@ -1,7 +1,9 @@
-//! Accuracy of class scores.
+//! Accuracy of class scores, and nearness to the float model.
+
+use serde::{Deserialize, Serialize};
 
 /// Counts of right answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Samples whose label has the largest score.
     pub top1: usize,
@@ -33,6 +35,22 @@ impl Accuracy {
     /// Share of labels among the five largest scores, 0 to 1.
     pub fn top5(&self) -> f64 {
         self.top5 as f64 / self.samples.max(1) as f64
+    }
+}
+
+/// How near the outputs of a quantized model are to those of the float model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Fidelity {
+    /// Squared error over the square of the float output; the mean over the outputs.
+    pub relative_error: f64,
+    /// Samples compared.
+    pub samples: usize,
+}
+
+impl Fidelity {
+    /// The signal-to-quantization-noise ratio in decibels, `-10 lg` of the relative error; infinite for equal outputs.
+    pub fn sqnr(&self) -> f64 {
+        -10.0 * self.relative_error.log10()
     }
 }
 

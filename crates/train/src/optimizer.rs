@@ -1,6 +1,9 @@
 //! Optimizers, learning-rate schedules, parameter groups.
 
+use crate::clip::GradientClip;
 use ir::{Graph, GraphError, Role, ValueId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::sync::Arc;
 use tensor::{DType, Tensor};
 
@@ -29,27 +32,78 @@ pub struct Gradient<'a> {
     pub l2_decay: f32,
 }
 
-/// The usual optimizers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A user's own [`Update`]. Two are equal when they are the same object.
+#[derive(Clone)]
+pub struct Hook(pub Arc<dyn Update>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+impl PartialEq for Hook {
+    fn eq(&self, other: &Hook) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Serialize for Hook {
+    /// Writes nothing: a file cannot hold code.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde::ser::SerializeMap::end(serializer.serialize_map(Some(0))?)
+    }
+}
+
+/// The usual optimizers, and a place for others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// Gradient descent.
     Sgd,
     /// Gradient descent with momentum; the rate is not part of the velocity (Paddle, PyTorch).
     Momentum {
         /// Decay of the velocity.
+        #[serde(default = "usual::momentum")]
         momentum: f32,
         /// Nesterov's form.
+        #[serde(default)]
         nesterov: bool,
     },
     /// Kingma and Ba 2015, with L2 decay in the gradient.
     Adam {
         /// Decay of the first moment.
+        #[serde(default = "usual::beta1")]
         beta1: f32,
         /// Decay of the second moment.
+        #[serde(default = "usual::beta2")]
         beta2: f32,
         /// Added to the root of the second moment.
+        #[serde(default = "usual::epsilon")]
         epsilon: f32,
     },
+    /// A library user's own. A file cannot name it.
+    #[serde(skip_deserializing)]
+    Custom(Hook),
+}
+
+/// What a file leaves out.
+mod usual {
+    pub fn momentum() -> f32 {
+        0.9
+    }
+
+    pub fn beta1() -> f32 {
+        0.9
+    }
+
+    pub fn beta2() -> f32 {
+        0.999
+    }
+
+    pub fn epsilon() -> f32 {
+        1e-8
+    }
 }
 
 impl Optimizer {
@@ -68,6 +122,7 @@ impl Update for Optimizer {
             graph.add_variable(&format!("{name}_{what}"), value, Role::State)
         };
         match *self {
+            Optimizer::Custom(ref hook) => hook.0.update(graph, step),
             Optimizer::Sgd => graph.add(ops::Sgd { decay }, &[parameter, gradient, rate], &updated),
             Optimizer::Momentum { momentum, nesterov } => {
                 let velocity = state(graph, "velocity", Tensor::zeros(DType::F32, &shape));
@@ -97,7 +152,8 @@ impl Update for Optimizer {
 }
 
 /// How the learning rate changes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Decay {
     /// Not at all.
     Constant,
@@ -113,14 +169,21 @@ pub enum Decay {
 }
 
 /// A learning rate over the course of a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// The full rate.
     pub rate: f32,
     /// How it changes.
+    #[serde(default = "constant")]
     pub decay: Decay,
     /// Steps over which the rate rises linearly from zero first.
+    #[serde(default)]
     pub warmup: usize,
+}
+
+fn constant() -> Decay {
+    Decay::Constant
 }
 
 impl Schedule {
@@ -154,18 +217,44 @@ impl Schedule {
     }
 }
 
+/// Which parameters of a group have no L2 decay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NoDecay {
+    /// Those with one dimension: biases, and factors and offsets of norms.
+    pub one_dimensional: bool,
+    /// Those whose name contains one of these.
+    pub patterns: Vec<String>,
+}
+
+impl NoDecay {
+    /// Whether a parameter goes without decay.
+    pub fn spares(&self, name: &str, rank: usize) -> bool {
+        (self.one_dimensional && rank <= 1) || self.patterns.iter().any(|p| name.contains(p.as_str()))
+    }
+}
+
 /// The parameters of one group ([`ir::Role::Param`]) and how they are trained.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ParamGroup {
     /// Name of the group.
     pub name: String,
     /// How a parameter is updated.
-    pub optimizer: Arc<dyn Update>,
+    pub optimizer: Optimizer,
     /// Learning rate.
     pub schedule: Schedule,
     /// L2 decay.
+    #[serde(default)]
     pub l2_decay: f32,
+    /// Parameters without decay.
+    #[serde(default)]
+    pub no_decay: NoDecay,
+    /// Limit of the gradients.
+    #[serde(default)]
+    pub clip: Option<GradientClip>,
     /// Lower bound that the parameters keep, for thresholds that must stay positive.
+    #[serde(default)]
     pub minimum: Option<f32>,
 }
 
@@ -173,16 +262,23 @@ pub struct ParamGroup {
 pub const WEIGHTS: &str = "weights";
 
 impl ParamGroup {
-    /// The model's weights.
+    /// A group without decay, clipping or bound.
+    pub fn new(name: &str, optimizer: Optimizer, schedule: Schedule) -> ParamGroup {
+        let (no_decay, clip, minimum) = (NoDecay::default(), None, None);
+        ParamGroup { name: name.into(), optimizer, schedule, l2_decay: 0.0, no_decay, clip, minimum }
+    }
+
+    /// The model's weights. Biases and norms have no decay.
     pub fn weights(optimizer: Optimizer, schedule: Schedule, l2_decay: f32) -> ParamGroup {
-        ParamGroup { name: WEIGHTS.into(), optimizer: Arc::new(optimizer), schedule, l2_decay, minimum: None }
+        let no_decay = NoDecay { one_dimensional: true, patterns: Vec::new() };
+        ParamGroup { l2_decay, no_decay, ..ParamGroup::new(WEIGHTS, optimizer, schedule) }
     }
 
     /// The thresholds of PACT, which stay positive. PaddleSlim trains them with momentum, a constant rate and a decay of
     /// 1e-4.
     pub fn pact(optimizer: Optimizer, schedule: Schedule, l2_decay: f32) -> ParamGroup {
-        let name = passes::PACT_GROUP.to_string();
-        ParamGroup { name, optimizer: Arc::new(optimizer), schedule, l2_decay, minimum: Some(1e-3) }
+        let minimum = Some(1e-3);
+        ParamGroup { l2_decay, minimum, ..ParamGroup::new(passes::PACT_GROUP, optimizer, schedule) }
     }
 
     /// Name of the graph input for the learning rate of this group.

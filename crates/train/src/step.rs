@@ -1,12 +1,35 @@
 //! The training step as a graph: forward, loss, backward, update.
 
-use crate::optimizer::{Gradient, ParamGroup, WEIGHTS};
-use crate::signature::{Signature, add_loss};
-use ir::{Dim, Graph, GraphError, Kind, Op, QuantRole, Role, Type, ValueId};
-use ops::{Add, BatchNormalization, Clip, FakeQuant, Pact, Processed};
+use crate::loss::{Distillation, LossConfig, total};
+use crate::optimizer::{Gradient, ParamGroup, Update, WEIGHTS};
+use crate::signature::{LOSS, Signature, add_loss, strip_loss};
+use ir::{Dim, Graph, GraphError, Kind, NodeId, Op, QuantRole, Role, Type, ValueId};
+use ops::{Add, BatchNormalization, Clip, FakeQuant, Mul, Observe, Pact, Processed, Sub};
 use passes::{FoldConstants, FuseEpilogue, Pass, Report, TrainOnCodes};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
+
+/// What a training step is to do beside its forward pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepConfig {
+    /// Optimizers by parameter group. Groups that the graph does not have are ignored.
+    pub groups: Vec<ParamGroup>,
+    /// What to minimize.
+    pub loss: LossConfig,
+    /// Batch norms keep their running statistics and use them.
+    pub freeze_batch_norm: bool,
+    /// Ranges stay as they are.
+    pub freeze_observers: bool,
+    /// Decay of the moving averages of the parameters, where there are any.
+    pub ema_decay: Option<f32>,
+}
+
+impl StepConfig {
+    /// Loss on labels, nothing frozen, no averages.
+    pub fn new(groups: &[ParamGroup]) -> StepConfig {
+        StepConfig { groups: groups.to_vec(), ..StepConfig::default() }
+    }
+}
 
 /// A training step and the names of its inputs and outputs.
 pub struct StepGraph {
@@ -14,8 +37,12 @@ pub struct StepGraph {
     pub graph: Graph,
     /// Roles of inputs and outputs.
     pub signature: Signature,
-    /// Names of the trained parameters.
+    /// Names of the trained weights.
     pub parameters: Vec<String>,
+    /// Names of trained parameters, and of the variables with their moving averages.
+    pub averages: Vec<(String, String)>,
+    /// What is minimized, in words.
+    pub loss: String,
 }
 
 /// Fixes the first dimension of every input that leaves it open to `batch`, and infers. An input whose other sizes are
@@ -53,7 +80,8 @@ pub fn bind_batch(
 }
 
 /// Builds the training step of a (quantized) inference graph for one batch size. Batch norms take batch statistics and track
-/// the running ones. Names of variables are those of the constants in `graph`, so that trained values find back.
+/// the running ones. Names of variables are those of the constants in `graph`, so that trained values find back. The teacher of
+/// distillation is the float form of `graph` itself.
 ///
 /// # Errors
 /// When there is no loss and no class scores to make one from, or something between a parameter and the loss has no
@@ -62,65 +90,167 @@ pub fn training_step(
     graph: &Graph,
     batch: usize,
     samples: &[(String, Vec<usize>)],
-    groups: &[ParamGroup],
+    config: &StepConfig,
 ) -> Result<StepGraph, GraphError> {
     let mut graph = graph.clone();
-    if Signature::of(&graph).loss.is_none() {
-        add_loss(&mut graph)?;
+    let with_labels = config.loss.label_weight != 0.0;
+    match (with_labels, Signature::of(&graph).loss) {
+        (true, None) => add_loss(&mut graph)?,
+        (true, Some(_)) => {}
+        (false, _) => strip_loss(&mut graph),
     }
-    train_batch_norm(&mut graph)?;
+    let distillation = match &config.loss.distill {
+        Some(distill) => Some(Distillation::begin(&mut graph, distill)?),
+        None => None,
+    };
+    train_batch_norm(&mut graph, config.freeze_batch_norm)?;
+    if config.freeze_observers {
+        freeze_observers(&mut graph)?;
+    }
     let parameters = promote_parameters(&mut graph)?;
     bind_batch(&mut graph, batch, samples)?;
+    let mut signature = Signature::of(&graph);
+    let (loss, words) = add_total_loss(&mut graph, &mut signature, &config.loss, distillation)?;
     FuseEpilogue.run(&mut graph, &mut Report::default())?;
     graph.sweep();
-    let signature = Signature::of(&graph);
-    let missing = || GraphError { place: "outputs".into(), what: "the loss is not among the outputs".into() };
-    let loss =
-        graph.outputs().iter().find(|o| Some(&o.name) == signature.loss.as_ref()).ok_or_else(missing)?.value;
 
-    let variables: Vec<(ValueId, String, Arc<str>)> = graph
-        .nodes()
-        .into_iter()
-        .filter_map(|id| match &graph.node(id).kind {
-            Kind::Variable(_, Role::Param(group)) => {
-                Some((id.into(), graph.node(id).name.clone(), group.clone()))
-            }
-            _ => None,
-        })
-        .collect();
-    let wrt: Vec<ValueId> = variables.iter().map(|v| v.0).collect();
+    let variables: Vec<Trained> =
+        graph.nodes().into_iter().filter_map(|id| Trained::of(&graph, id)).collect();
+    let wrt: Vec<ValueId> = variables.iter().map(|v| v.value).collect();
     let stand_ins = passes::stand_ins(&graph)?;
     let gradients = ir::gradients_with(&mut graph, loss, &wrt, Arc::new(Add), &stand_ins)?;
-
-    for group in groups {
-        let rate = graph.add_input(&group.rate_input(), Type::new(DType::F32, [0usize; 0]));
-        for ((parameter, name, of), gradient) in variables.iter().zip(&gradients) {
-            let (true, Some(gradient)) = (**of == *group.name, *gradient) else { continue };
-            let step = Gradient { parameter: *parameter, name, gradient, rate, l2_decay: group.l2_decay };
-            let mut next = group.optimizer.update(&mut graph, &step)?;
-            if let Some(minimum) = group.minimum {
-                let low = graph.add_const(&format!("{name}_minimum"), Tensor::scalar(minimum));
-                next = graph.add(Clip, &[next, low], &format!("{name}_bounded"))?;
-            }
-            graph.set_update(*parameter, next);
-        }
+    let mut averages = Vec::new();
+    for group in &config.groups {
+        averages.extend(add_updates(&mut graph, group, config.ema_decay, &variables, &gradients)?);
     }
-    let keep = [&signature.loss, &signature.scores];
-    let outputs: Vec<_> = graph
-        .outputs()
-        .iter()
-        .filter(|o| keep.contains(&&Some(o.name.clone())))
-        .map(|o| (o.name.clone(), o.value))
-        .collect();
-    graph.set_outputs(outputs);
     graph.sweep();
     TrainOnCodes.run(&mut graph, &mut Report::default())?;
     graph.sweep();
-    Ok(StepGraph { graph, signature, parameters })
+    Ok(StepGraph { graph, signature, parameters, averages, loss: words })
 }
 
-/// Turns batch norms of inference into those of training, with running statistics as variables.
-fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
+/// Adds up what is to be minimized, and leaves it and the class scores as the only outputs. Returns the loss, with what it is
+/// in words.
+fn add_total_loss(
+    graph: &mut Graph,
+    signature: &mut Signature,
+    config: &LossConfig,
+    distillation: Option<Distillation>,
+) -> Result<(ValueId, String), GraphError> {
+    let output =
+        |graph: &Graph, name: &String| graph.outputs().iter().find(|o| o.name == *name).map(|o| o.value);
+    let mut words = Vec::new();
+    let of_labels = signature.loss.as_ref().filter(|_| config.label_weight != 0.0);
+    let of_labels = of_labels.and_then(|name| output(graph, name));
+    if of_labels.is_some() {
+        words.push(format!("{} * loss of labels", config.label_weight));
+    }
+    let distilled = match distillation {
+        None => None,
+        Some(distillation) => {
+            let (value, compared) = distillation.finish(graph)?;
+            let weight = config.distill.as_ref().map_or(1.0, |d| d.weight);
+            words.push(format!("{weight} * distillation ({})", compared.join(", ")));
+            Some(value)
+        }
+    };
+    let loss = total(graph, config, of_labels, distilled)?.ok_or_else(|| GraphError {
+        place: "outputs".into(),
+        what: "there is no loss: its weight on labels is 0 and nothing is distilled".into(),
+    })?;
+    let name = signature.loss.take().filter(|_| Some(loss) == of_labels).unwrap_or_else(|| LOSS.into());
+    let scores = signature.scores.as_ref().and_then(|name| Some((name.clone(), output(graph, name)?)));
+    graph.set_outputs([(name.clone(), loss)].into_iter().chain(scores));
+    signature.loss = Some(name);
+    graph.sweep();
+    Ok((loss, words.join(" + ")))
+}
+
+/// A trained parameter.
+struct Trained {
+    value: ValueId,
+    name: String,
+    group: Arc<str>,
+}
+
+impl Trained {
+    fn of(graph: &Graph, id: NodeId) -> Option<Trained> {
+        match &graph.node(id).kind {
+            Kind::Variable(_, Role::Param(group)) => {
+                Some(Trained { value: id.into(), name: graph.node(id).name.clone(), group: group.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Adds the updates of the parameters of one group; returns their names and those of their averages.
+fn add_updates(
+    graph: &mut Graph,
+    group: &ParamGroup,
+    ema_decay: Option<f32>,
+    variables: &[Trained],
+    gradients: &[Option<ValueId>],
+) -> Result<Vec<(String, String)>, GraphError> {
+    let rate = graph.add_input(&group.rate_input(), Type::new(DType::F32, [0usize; 0]));
+    let of_group = variables.iter().zip(gradients).filter(|(v, _)| *v.group == *group.name);
+    let (trained, mut gradients): (Vec<&Trained>, Vec<ValueId>) =
+        of_group.filter_map(|(v, gradient)| Some((v, (*gradient)?))).unzip();
+    if let Some(clip) = group.clip {
+        gradients = clip.apply(graph, &group.name, &gradients)?;
+    }
+    let mut averages = Vec::new();
+    for (&Trained { value: parameter, ref name, .. }, gradient) in trained.into_iter().zip(gradients) {
+        let rank = graph.ty(parameter).rank().unwrap_or_default();
+        let l2_decay = if group.no_decay.spares(name, rank) { 0.0 } else { group.l2_decay };
+        let mut next =
+            group.optimizer.update(graph, &Gradient { parameter, name, gradient, rate, l2_decay })?;
+        if let Some(minimum) = group.minimum {
+            let low = graph.add_const(&format!("{name}_minimum"), Tensor::scalar(minimum));
+            next = graph.add(Clip, &[next, low], &format!("{name}_bounded"))?;
+        }
+        graph.set_update(parameter, next);
+        if let Some(decay) = ema_decay {
+            averages.push((name.clone(), average(graph, name, parameter, next, decay)?));
+        }
+    }
+    Ok(averages)
+}
+
+/// Adds the exponential moving average of a parameter, `a + (1 - decay) (next - a)`, which starts at the parameter; returns
+/// the name of its variable.
+fn average(
+    graph: &mut Graph,
+    name: &str,
+    parameter: ValueId,
+    next: ValueId,
+    decay: f32,
+) -> Result<String, GraphError> {
+    let initial = graph.tensor(parameter).cloned().unwrap_or_else(|| Tensor::zeros(DType::F32, &[]));
+    let average = graph.add_variable(&format!("{name}_average"), initial, Role::State);
+    let part = graph.add_const(&format!("{name}_average_part"), Tensor::scalar(1.0 - decay));
+    let away = graph.add(Sub, &[next, average], &format!("{name}_from_average"))?;
+    let step = graph.add(Mul, &[away, part], &format!("{name}_average_step"))?;
+    let moved = graph.add(Add, &[average, step], &format!("{name}_average_updated"))?;
+    graph.set_update(average, moved);
+    Ok(graph.value(average).name.clone())
+}
+
+/// Ranges stay as they are: what an observer finds is not looked at.
+fn freeze_observers(graph: &mut Graph) -> Result<(), GraphError> {
+    let updates = graph.updates().to_vec();
+    graph.clear_updates();
+    for update in updates {
+        match graph.producer::<Observe>(update.next) {
+            Some(_) => graph.replace(update.next, update.variable.into())?,
+            None => graph.set_update(update.variable.into(), update.next),
+        }
+    }
+    Ok(())
+}
+
+/// Turns batch norms of inference into those of training, with running statistics as variables; frozen ones stay.
+fn train_batch_norm(graph: &mut Graph, frozen: bool) -> Result<(), GraphError> {
     for id in graph.order()? {
         let Some(op) = graph.node(id).is::<BatchNormalization>().filter(|op| !op.training).cloned() else {
             continue;
@@ -135,6 +265,9 @@ fn train_batch_norm(graph: &mut Graph) -> Result<(), GraphError> {
                 graph.set_leaf(v.node, Kind::Variable(value, Role::State))?;
             }
             statistics.push(*v);
+        }
+        if frozen {
+            continue;
         }
         // The statistics of the batch are results too, so that the gradient need not compute them again.
         let more =

@@ -7,7 +7,7 @@ use onnx_qat::exec::{Machine, Program};
 use onnx_qat::onnx::Meta;
 use onnx_qat::passes::{Equalize, Hooks, InsertPreprocess, Normalize, Pact, Pipeline, QuantConfig};
 use onnx_qat::tensor::Tensor;
-use onnx_qat::train::{Optimizer, ParamGroup, Schedule, bind_batch, training_step};
+use onnx_qat::train::{Optimizer, ParamGroup, Schedule, StepConfig, bind_batch, training_step};
 use onnx_qat::{Model, passes, train};
 use std::path::Path;
 use std::sync::Arc;
@@ -133,7 +133,7 @@ impl Runner {
             ParamGroup::weights(Optimizer::MOMENTUM, Schedule::constant(RATE), DECAY),
             ParamGroup::pact(Optimizer::MOMENTUM, Schedule::constant(RATE), DECAY),
         ];
-        let step = training_step(&model.graph, setting.batch, &[], &groups)?;
+        let step = training_step(&model.graph, setting.batch, &[], &StepConfig::new(&groups))?;
         let trained = step.parameters.iter().filter_map(|name| step.graph.find(name));
         let trained: usize = trained.filter_map(|v| Some(step.graph.tensor(v)?.len())).sum();
         if trained != parameters {
