@@ -1,7 +1,9 @@
 //! Samples of all inputs of a model, and their labels.
 
 use crate::arrays::ArraySamples;
+use crate::listing::Listing;
 use crate::loader::{Batch, Values};
+use crate::pictures::{Origin, PictureSamples};
 use crate::samples::{Row, Samples, View};
 use crate::tolerance::{MaxBroken, Tolerance};
 use crate::{Error, Place, Preprocess};
@@ -84,14 +86,44 @@ impl Dataset {
                 format!("the model has {} inputs, but there are {} arrays", specs.len(), arrays.len());
             return Err(Error::Spec { spec: String::new(), problem });
         }
+        // Of several inputs some may be pictures and others not; a single one has to be, or the steps make no sense.
+        let is_picture = |place: &Place, array: &Tensor| match preprocess.changes_pictures() {
+            false => Ok(None),
+            true => match Origin::array(place, array.clone(), preprocess.layout) {
+                Err(_) if specs.len() > 1 => Ok(None),
+                origin => origin.map(Some),
+            },
+        };
         let open = |(spec, (place, array)): (&InputSpec, (Place, Tensor))| {
-            let samples = ArraySamples::new(spec, place, array, preprocess)?;
-            Ok((spec.clone(), Box::new(samples) as Box<dyn Samples>))
+            let samples: Box<dyn Samples> = match is_picture(&place, &array)? {
+                Some(origin) => Box::new(PictureSamples::new(spec, place, origin, preprocess)?),
+                None => Box::new(ArraySamples::new(spec, place, array, preprocess)?),
+            };
+            Ok((spec.clone(), samples))
         };
         let inputs = specs.iter().zip(arrays).map(open).collect::<Result<_, Error>>()?;
         let labels =
             labels.map(|(place, array)| Ok::<_, Error>((whole(&place, &array)?, place))).transpose()?;
         Dataset::from_samples(inputs, labels)
+    }
+
+    /// A dataset of picture files, for the only input of a model.
+    ///
+    /// # Errors
+    /// When the model has several inputs, or pictures do not fit its input.
+    pub(crate) fn of_pictures(
+        specs: &[InputSpec],
+        listing: Listing,
+        preprocess: &Preprocess,
+    ) -> Result<Dataset, Error> {
+        preprocess.check(specs)?;
+        let Listing { place, root, files, labels } = listing;
+        let [spec] = specs else {
+            let problem = format!("pictures are for one input, the model has {}", specs.len());
+            return Err(Error::format(&place, problem));
+        };
+        let samples = PictureSamples::new(spec, place.clone(), Origin::Files { root, files }, preprocess)?;
+        Dataset::from_samples(vec![(spec.clone(), Box::new(samples))], labels.map(|l| (l, place)))
     }
 
     /// A dataset of any sources, one per input, and the class number of every sample with where these come from.

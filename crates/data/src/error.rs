@@ -49,6 +49,8 @@ pub enum Error {
     Read { place: Place, cause: io::Error },
     #[error("cannot write {}: {cause}", path.display())]
     Write { path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Tensor(#[from] onnx::Error),
     /// The bytes are not what the format says.
     #[error("{place}: {problem}")]
     Format { place: Place, problem: String },

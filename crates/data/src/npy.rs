@@ -4,8 +4,7 @@
 
 use crate::file::write_atomic;
 use crate::{Error, Place};
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use tensor::{DType, Tensor, element_count};
 
@@ -14,16 +13,21 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// More than any header that NumPy writes for the types we read.
 const MAX_HEADER: usize = 1 << 16;
 
-/// Reads one array.
+/// Reads one array. A large file is mapped: its elements are read from the disk when they are used.
 ///
 /// # Errors
 /// When the file cannot be read, is not a `.npy` file, holds elements other than numbers and booleans, or holds
 /// fewer or more bytes than its header says.
 pub fn read(path: impl AsRef<Path>) -> Result<Tensor, Error> {
     let place = Place::file(path.as_ref());
-    let file = File::open(path.as_ref()).map_err(|e| Error::read(&place, e))?;
-    let size = file.metadata().map_err(|e| Error::read(&place, e))?.len();
-    read_from(BufReader::new(file), size, &place)
+    let file = onnx::read_bytes(path.as_ref()).map_err(|e| Error::read(&place, e))?;
+    let (header, taken) = read_header(&mut &file[..], &place)?;
+    let Header { dtype, big_endian, fortran, shape } = &header;
+    if *big_endian || (*fortran && shape.len() > 1) {
+        return read_from(&file[..], file.len() as u64, &place);
+    }
+    header.bytes(&place, (file.len() - taken) as u64)?;
+    Tensor::from_bytes(*dtype, shape, file.slice(taken..)).map_err(|e| Error::format(&place, e.to_string()))
 }
 
 /// Writes one array in C order, through a temporary file and a rename.
@@ -49,30 +53,40 @@ struct Header {
     shape: Vec<usize>,
 }
 
+impl Header {
+    /// How many bytes the elements take.
+    ///
+    /// # Errors
+    /// When that is not what is `available`.
+    fn bytes(&self, place: &Place, available: u64) -> Result<usize, Error> {
+        let Header { dtype, shape, .. } = self;
+        let expected =
+            element_count(shape).and_then(|n| n.checked_mul(dtype.bits() / 8)).ok_or_else(|| {
+                Error::format(place, format!("the header's shape {shape:?} is too large to count"))
+            })?;
+        match available == expected as u64 {
+            true => Ok(expected),
+            false => Err(Error::format(
+                place,
+                format!(
+                    "a {dtype} array of shape {shape:?} takes {expected} bytes, but {available} are there; write the \
+                     file again"
+                ),
+            )),
+        }
+    }
+}
+
 /// Reads an array of which `size` bytes are said to be there. Memory grows with the bytes that really come, so
 /// that a lying header cannot ask for more.
 pub(crate) fn read_from(mut reader: impl Read, size: u64, place: &Place) -> Result<Tensor, Error> {
     let (header, taken) = read_header(&mut reader, place)?;
     let Header { dtype, shape, .. } = &header;
-    let expected = element_count(shape)
-        .and_then(|n| n.checked_mul(dtype.bits() / 8))
-        .ok_or_else(|| Error::format(place, format!("the header's shape {shape:?} is too large to count")))?;
-    let wrong = |found: u64| {
-        let problem = format!(
-            "a {dtype} array of shape {shape:?} takes {expected} bytes, but {found} are there; write the file again"
-        );
-        Err(Error::format(place, problem))
-    };
-    let available = size.saturating_sub(taken as u64);
-    if available != expected as u64 {
-        return wrong(available);
-    }
+    let expected = header.bytes(place, size.saturating_sub(taken as u64))?;
     let mut bytes = Vec::with_capacity(expected.min(1 << 20));
     // One byte more than expected, so that too long an entry is seen and a zip entry is read to its checksum.
     reader.take(expected as u64 + 1).read_to_end(&mut bytes).map_err(|e| Error::read(place, e))?;
-    if bytes.len() != expected {
-        return wrong(bytes.len() as u64);
-    }
+    header.bytes(place, bytes.len() as u64)?;
     let width = dtype.bits() / 8;
     if header.big_endian {
         bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);

@@ -53,6 +53,11 @@ impl Rng {
         }
     }
 
+    /// A number from `low` up to but not including `high`, in steps of 2^-53 of their distance.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
     /// Brings `items` into a random order (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -83,6 +88,15 @@ mod tests {
         assert!(seen.iter().all(|&n| (850..1150).contains(&n)), "{seen:?}");
         assert_eq!(rng.below(0), 0);
         assert_eq!(rng.below(1), 0);
+    }
+
+    #[test]
+    fn between_fills_its_range_evenly() {
+        let mut rng = Rng::new(7);
+        let drawn: Vec<f64> = (0..10_000).map(|_| rng.between(-1.0, 3.0)).collect();
+        assert!(drawn.iter().all(|x| (-1.0..3.0).contains(x)));
+        let mean = drawn.iter().sum::<f64>() / 10_000.0;
+        assert!((0.95..1.05).contains(&mean), "{mean}");
     }
 
     /// Pinned: a change here would change every training run.

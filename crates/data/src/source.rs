@@ -1,8 +1,9 @@
 //! Where data lies, in the words of a command line.
 
+use crate::listing::{Listing, entries};
 use crate::npz::Archive;
-use crate::{Dataset, Error, InputSpec, Place, Preprocess, idx, npy};
-use std::fs::{self, File};
+use crate::{Dataset, Error, InputSpec, Place, Preprocess, cifar, idx, npy, test_data};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use tensor::Tensor;
@@ -27,7 +28,16 @@ pub enum Role {
 /// | `x.npy`, `x.npy,y.npy`, `ids=a.npy,mask=b.npy,labels=c.npy` | one file each |
 /// | `train-images-idx3-ubyte.gz` | MNIST's format, plain or gzipped; labels beside it are found by their name |
 /// | `images.idx,labels.idx` | the same, both named |
-/// | a folder | MNIST's files in it |
+/// | `data_batch_1.bin` | CIFAR's binary format |
+/// | `val_list.txt` | picture files (JPEG, PNG, BMP, WebP): a path and a class number per line |
+/// | a folder | what is in it, see below |
+/// | a folder`#test` | the same, of that split only |
+///
+/// A folder is searched for, in this order: `train_list.txt`, `val_list.txt`; MNIST's files; CIFAR's `.bin` files;
+/// `test_data_set_0/input_0.pb`, … of ONNX models; `.npy` files, one per array, named like arrays in an archive; a
+/// sub-folder `train`, `val` or `test` with any of these; pictures in one sub-folder per class, whose sorted names are
+/// numbered from 0; pictures alone, without labels. Of lists and folders of pictures, [`Role::Eval`] takes validation
+/// before test, since ImageNet's test pictures have no labels.
 ///
 /// In an archive an input is looked for under its name in the model, then (if it is the only one) under `x`,
 /// `image`, `data`, `input`, …; labels under `y`, `label`, `target`, …; each with the name of a split before or after
@@ -62,6 +72,20 @@ impl Item {
 
 /// An array together with where it comes from.
 type Found = (Place, Tensor);
+
+/// What a source holds.
+enum Content {
+    /// An array per input, and labels.
+    Arrays(Vec<Found>, Option<Found>),
+    /// Picture files for the only input.
+    Pictures(Listing),
+}
+
+impl From<(Vec<Found>, Option<Found>)> for Content {
+    fn from((arrays, labels): (Vec<Found>, Option<Found>)) -> Content {
+        Content::Arrays(arrays, labels)
+    }
+}
 
 /// What the items of a list stand for: one slot per input of the model, and the labels.
 struct Slots<T> {
@@ -101,7 +125,7 @@ impl Source {
         let empty = |i: &Item| i.value.is_empty() || i.key.as_deref() == Some("");
         if files.iter().chain(&parts).any(empty) {
             let problem = "a name is missing; write FILE.npz, FILE.npz#SPLIT, FILE.npz#INPUT,LABELS, X.npy,Y.npy, \
-                           an idx file, or a folder with MNIST's files";
+                           a file, a list of pictures, or a folder";
             return Err(Error::Spec { spec: spec.into(), problem: problem.into() });
         }
         Ok(Source { spec: spec.into(), role, files, parts })
@@ -113,18 +137,25 @@ impl Source {
     /// When a file cannot be read, an array is not found, is empty, does not fit the model's shape or has another
     /// number of samples than the first, or labels are no class numbers.
     pub fn open(&self, inputs: &[InputSpec], preprocess: &Preprocess) -> Result<Dataset, Error> {
-        let (arrays, labels) = self.read(inputs)?;
-        Dataset::of_arrays(inputs, arrays, labels, preprocess)
+        match self.read(inputs)? {
+            Content::Arrays(arrays, labels) => Dataset::of_arrays(inputs, arrays, labels, preprocess),
+            Content::Pictures(listing) => Dataset::of_pictures(inputs, listing, preprocess),
+        }
     }
 
-    fn read(&self, inputs: &[InputSpec]) -> Result<(Vec<Found>, Option<Found>), Error> {
+    fn read(&self, inputs: &[InputSpec]) -> Result<Content, Error> {
         if let [Item { key: None, value }] = &self.files[..] {
             let path = Path::new(value);
             if path.is_dir() {
                 return self.read_folder(path, inputs);
             }
-            if sniff(path)? == Format::Npz {
-                return self.read_archive(path, inputs);
+            if self.parts.is_empty() && path.extension().is_some_and(|e| e == "txt") {
+                return Ok(Content::Pictures(Listing::of_list(path)?));
+            }
+            match sniff(path)? {
+                Format::Npz => return self.read_archive(path, inputs).map(Content::from),
+                Format::Cifar if self.parts.is_empty() => return read_cifar(path, vec![path.to_path_buf()]),
+                _ => {}
             }
         }
         if !self.parts.is_empty() {
@@ -148,7 +179,7 @@ impl Source {
             .flatten()
             .map(|p| read_array(Path::new(&p)))
             .collect::<Result<_, _>>()?;
-        Ok((arrays, labels.map(|p| read_array(&p)).transpose()?))
+        Ok(Content::Arrays(arrays, labels.map(|p| read_array(&p)).transpose()?))
     }
 
     /// Gives each item its slot: by its key, or the first to the only input and the second to the labels.
@@ -197,6 +228,19 @@ impl Source {
     fn read_archive(&self, path: &Path, inputs: &[InputSpec]) -> Result<(Vec<Found>, Option<Found>), Error> {
         let mut archive = Archive::open(path)?;
         let names = archive.names();
+        let (chosen, labels) = self.choose(path, &names, inputs)?;
+        let mut read = |name: &String| archive.read(name).map(|array| (Place::entry(path, name), array));
+        let arrays = chosen.iter().map(&mut read).collect::<Result<_, _>>()?;
+        Ok((arrays, labels.as_ref().map(read).transpose()?))
+    }
+
+    /// The names of the arrays for the inputs and for the labels, out of those that `path` holds.
+    fn choose(
+        &self,
+        path: &Path,
+        names: &[String],
+        inputs: &[InputSpec],
+    ) -> Result<(Vec<String>, Option<String>), Error> {
         let one = match &self.parts[..] {
             [Item { key: None, value }] if !names.contains(value) => Some(value.as_str()),
             _ => None,
@@ -212,7 +256,7 @@ impl Source {
             Some(_) => self.assign(&[], inputs)?,
             None => self.assign(&self.parts, inputs)?,
         };
-        let (chosen, labels) = choose(&names, inputs, &named, &splits).ok_or_else(|| {
+        choose(names, inputs, &named, &splits).ok_or_else(|| {
             let wanted = match inputs {
                 [_] => "the samples".to_string(),
                 all => {
@@ -228,33 +272,96 @@ impl Source {
             let problem = format!(
                 "cannot tell which array holds {wanted}{which}; write {file}#INPUT,LABELS or {file}#SPLIT"
             );
-            Error::Entries { path: path.to_path_buf(), problem, entries: names.clone() }
-        })?;
-        let mut read = |name: &String| archive.read(name).map(|array| (Place::entry(path, name), array));
-        let arrays = chosen.iter().map(&mut read).collect::<Result<_, _>>()?;
-        Ok((arrays, labels.as_ref().map(read).transpose()?))
+            Error::Entries { path: path.to_path_buf(), problem, entries: names.to_vec() }
+        })
+    }
+
+    /// The splits that are looked for in a folder of pictures, best first, each with all its names.
+    fn splits(&self) -> Result<Vec<Vec<&str>>, Error> {
+        match (&self.parts[..], self.role) {
+            ([Item { key: None, value }], _) => Ok(vec![split_named(value)]),
+            ([], Role::Train) => Ok(vec![TRAIN.to_vec()]),
+            ([], Role::Eval) => Ok(vec![VALIDATION.to_vec(), TEST.to_vec()]),
+            _ => Err(self.error("a folder takes one split after '#', such as #train or #test")),
+        }
+    }
+
+    fn read_folder(&self, folder: &Path, inputs: &[InputSpec]) -> Result<Content, Error> {
+        let names = entries(folder)?;
+        let arrays: Vec<String> =
+            names.iter().filter_map(|n| n.strip_suffix(".npy")).map(String::from).collect();
+        // Array names may stand after '#' here, as in an archive.
+        if arrays.is_empty() || self.parts.is_empty() {
+            self.splits()?;
+        }
+        let there = |name: String| names.contains(&name).then(|| folder.join(name));
+        let each = |form: &dyn Fn(&str) -> Option<PathBuf>| {
+            self.splits().ok()?.into_iter().flatten().find_map(|split| form(split))
+        };
+        if let Some(list) = each(&|split| there(format!("{split}_list.txt"))) {
+            return Ok(Content::Pictures(Listing::of_list(&list)?));
+        }
+        if names.iter().any(|n| is_idx(n)) {
+            return self.read_idx(folder, names, inputs);
+        }
+        if names.iter().any(|n| ["train", "test"].iter().any(|split| cifar::is_batch(n, split))) {
+            let wanted = self.splits()?.concat();
+            let split = if wanted.contains(&"train") { "train" } else { "test" };
+            let files: Vec<PathBuf> =
+                names.iter().filter(|n| cifar::is_batch(n, split)).map(|n| folder.join(n)).collect();
+            if files.is_empty() || !wanted.contains(&split) {
+                let problem = format!("no CIFAR file of {} pictures", wanted[0]);
+                return Err(Error::Entries { path: folder.to_path_buf(), problem, entries: names });
+            }
+            return read_cifar(folder, files);
+        }
+        if let Some(sets) = test_data::sets(folder, &names) {
+            return Ok(Content::Arrays(test_data::read(&sets, inputs)?, None));
+        }
+        if !arrays.is_empty() {
+            let (chosen, labels) = self.choose(folder, &arrays, inputs)?;
+            let read = |name: &String| read_array(&folder.join(format!("{name}.npy")));
+            let labels = labels.as_ref().map(read).transpose()?;
+            return Ok(Content::Arrays(chosen.iter().map(read).collect::<Result<_, _>>()?, labels));
+        }
+        if let Some(part) = each(&|split| there(split.to_string()).filter(|p| p.is_dir())) {
+            // What is asked for was found; what is below has no splits.
+            let below = Source { parts: Vec::new(), ..self.clone() };
+            return below.read_folder(&part, inputs);
+        }
+        // With other splits beside it, this would be all of them, as if they were classes.
+        let known = |n: &String| [TRAIN, TEST, VALIDATION].iter().any(|group| group.contains(&n.as_str()));
+        let listing = match self.parts.is_empty() && !names.iter().any(known) {
+            true => Listing::of_folder(folder)?,
+            false => None,
+        };
+        listing.map(Content::Pictures).ok_or_else(|| {
+            let role = self.splits().map_or("such", |s| s[0][0]);
+            let problem = format!(
+                "no data of {role} samples was found: a list such as {role}_list.txt, idx files, CIFAR's .bin files, \
+                 test_data_set_0, .npy files, or pictures in one folder per class are read"
+            );
+            let some: Vec<String> = names.iter().take(20).cloned().collect();
+            let entries = if some.is_empty() { vec!["nothing".to_string()] } else { some };
+            Error::Entries { path: folder.to_path_buf(), problem, entries }
+        })
     }
 
     /// MNIST's four files in one folder, or any two of one split.
-    fn read_folder(&self, folder: &Path, inputs: &[InputSpec]) -> Result<(Vec<Found>, Option<Found>), Error> {
-        let place = Place::file(folder);
-        let split = match (&self.parts[..], self.role) {
-            ([Item { key: None, value }], _) => split_named(value),
-            ([], Role::Train) => TRAIN.to_vec(),
-            ([], Role::Eval) => TEST.to_vec(),
-            _ => return Err(self.error("a folder takes one split after '#', such as #train or #test")),
+    fn read_idx(
+        &self,
+        folder: &Path,
+        mut names: Vec<String>,
+        inputs: &[InputSpec],
+    ) -> Result<Content, Error> {
+        let split = match self.parts.is_empty() && self.role == Role::Eval {
+            true => TEST.to_vec(),
+            false => self.splits()?.concat(),
         };
         if inputs.len() != 1 {
             return Err(self.error(format!("a folder holds one input, the model has {}", inputs.len())));
         }
-        let mut names = Vec::new();
-        for entry in fs::read_dir(folder).map_err(|e| Error::read(&place, e))? {
-            let name = entry.map_err(|e| Error::read(&place, e))?.file_name().to_string_lossy().into_owned();
-            if name.contains("images") && name.contains("idx") {
-                names.push(name);
-            }
-        }
-        names.sort();
+        names.retain(|n| is_idx(n));
         // The same file plain and gzipped is one file; the plain one sorts first.
         names.dedup_by(|b, a| b.strip_suffix(".gz") == Some(a.as_str()));
         let fits = |name: &&String| name.split(['-', '_', '.']).any(|word| split.contains(&word));
@@ -264,12 +371,11 @@ impl Source {
                 0 => format!("no idx file of {} images", split[0]),
                 n => format!("{n} idx files of {} images; name one of them", split[0]),
             };
-            let entries = if names.is_empty() { vec!["no idx files".to_string()] } else { names };
-            return Err(Error::Entries { path: folder.to_path_buf(), problem, entries });
+            return Err(Error::Entries { path: folder.to_path_buf(), problem, entries: names });
         };
         let images = folder.join(images);
         let labels = labels_beside(&images).map(|p| read_array(&p)).transpose()?;
-        Ok((vec![read_array(&images)?], labels))
+        Ok(Content::Arrays(vec![read_array(&images)?], labels))
     }
 
     fn error(&self, problem: impl Into<String>) -> Error {
@@ -321,10 +427,21 @@ fn is_named(name: &str, base: &str, split: &[&str]) -> bool {
     split.iter().map(|s| plain(s)).any(|s| name == format!("{base}{s}") || name == format!("{s}{base}"))
 }
 
+/// Whether a file is one of MNIST's images, by its name.
+fn is_idx(name: &str) -> bool {
+    name.contains("images") && name.contains("idx")
+}
+
+fn read_cifar(path: &Path, files: Vec<PathBuf>) -> Result<Content, Error> {
+    let (pictures, labels) = cifar::read(&files)?;
+    let place = || Place::file(path);
+    Ok(Content::Arrays(vec![(place(), pictures)], Some((place(), labels))))
+}
+
 /// The labels file that belongs to an images file of MNIST, if it is there.
 fn labels_beside(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
-    if !(name.contains("images") && name.contains("idx")) {
+    if !is_idx(name) {
         return None;
     }
     let labels = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1");
@@ -337,6 +454,7 @@ enum Format {
     Npz,
     Npy,
     Idx,
+    Cifar,
 }
 
 /// The format of a file, by its first bytes.
@@ -348,11 +466,14 @@ fn sniff(path: &Path) -> Result<Format, Error> {
     match &start[..] {
         [b'P', b'K', ..] => Ok(Format::Npz),
         b"\x93NUM" => Ok(Format::Npy),
+        // CIFAR's format has no mark at its beginning.
+        _ if path.extension().is_some_and(|e| e == "bin") => Ok(Format::Cifar),
         [0, 0, ..] => Ok(Format::Idx),
         [a, b, ..] if [*a, *b] == idx::GZIP => Ok(Format::Idx),
         _ => Err(Error::format(
             &place,
-            "not data that is read here: .npz, .npy, and MNIST idx files (plain or gzip) are",
+            "not data that is read here: .npz, .npy, MNIST idx files (plain or gzip), CIFAR .bin files, lists of pictures \
+             (.txt) and folders are",
         )),
     }
 }
@@ -362,6 +483,10 @@ fn read_array(path: &Path) -> Result<Found, Error> {
     match sniff(path)? {
         Format::Npy => Ok((place, npy::read(path)?)),
         Format::Idx => Ok((place, idx::read(path)?)),
+        Format::Cifar => Err(Error::format(
+            &place,
+            "CIFAR's files hold pictures and labels; name one of them alone, or their folder",
+        )),
         Format::Npz => {
             Err(Error::format(&place, "an archive cannot be one of several files; name its arrays after '#'"))
         }
@@ -373,6 +498,7 @@ fn read_array(path: &Path) -> Result<Found, Error> {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use std::fs;
     use std::io::Write;
     use tempfile::TempDir;
     use tensor::DType;
@@ -586,7 +712,7 @@ mod tests {
         assert!(e.contains("one split after '#'"), "{e}");
         let empty = Folder::new();
         let e = found(empty.0.path().to_str().unwrap(), Role::Eval, &x()).unwrap_err();
-        assert!(e.contains("no idx file of test images; it holds: no idx files"), "{e}");
+        assert!(e.contains("no data of val samples was found") && e.ends_with("it holds: nothing"), "{e}");
         // Images alone are a data set without labels.
         let alone = empty.idx("train-images-idx3-ubyte", true, 7);
         assert_eq!(found(&alone, Role::Train, &x()), Ok((7, None)));

@@ -35,6 +35,7 @@ pub mod integer;
 pub mod optimizer;
 pub mod quant;
 pub mod reduce;
+pub mod resample;
 pub mod resize;
 pub mod select;
 pub mod softmax;

@@ -21,20 +21,27 @@ fn io_error(path: &Path, action: &'static str) -> impl Fn(io::Error) -> Error + 
 
 /// The content of a file, without copying it where it is large.
 pub(crate) fn read(path: &Path) -> Result<Bytes, Error> {
-    let error = io_error(path, "read");
-    let file = File::open(path).map_err(&error)?;
-    let meta = file.metadata().map_err(&error)?;
+    read_bytes(path).map_err(io_error(path, "read"))
+}
+
+/// The bytes of a file: read where it is small, mapped where it is large, so that only what is looked at is in memory.
+///
+/// # Errors
+/// When it is missing, is a folder, or cannot be read.
+pub fn read_bytes(path: &Path) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
     if meta.is_dir() {
-        return Err(error(io::Error::other("it is a folder")));
+        return Err(io::Error::other("it is a folder"));
     }
     if !meta.is_file() || meta.len() < MAP_FROM {
-        return Ok(Bytes::from(fs::read(path).map_err(&error)?));
+        return Ok(Bytes::from(fs::read(path)?));
     }
     // SAFETY: the map is read-only and private to this process. It stays valid as long as nobody shortens the file in
     // place; we never do (writers here replace a file by renaming, which keeps the old content alive for the map).
-    // Another program that truncates a model which is in use would end this process with a bus error, as with every
+    // Another program that truncates a file which is in use would end this process with a bus error, as with every
     // reader that maps its files; it cannot make us read memory that is not the file's.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(&error)?;
+    let map = unsafe { memmap2::Mmap::map(&file) }?;
     Ok(Bytes::from_owner(map))
 }
 

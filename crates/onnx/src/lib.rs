@@ -27,10 +27,11 @@ pub mod proto;
 
 pub use error::{Error, ModelError};
 pub use export::export;
+pub use file::read_bytes;
 pub use import::import;
 pub use meta::Meta;
 pub use model::{Weights, read_model, write_model};
-pub use tensors::{from_tensor, to_tensor};
+pub use tensors::{from_tensor, read_tensor, to_tensor};
 
 use ir::{Graph, Registry};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,11 @@
 //! `TensorProto` and [`Tensor`].
 
-use crate::ModelError;
 use crate::proto::TensorProto;
 use crate::proto::tensor_proto::DataLocation;
+use crate::{Error, ModelError, file};
 use bytes::Bytes;
+use prost::Message;
+use std::path::Path;
 use tensor::{DType, Element, Tensor, element_count};
 
 /// The element type, if it is one that a [`Tensor`] stores. Strings, complex numbers and floats of less than 16 bits
@@ -33,6 +35,18 @@ pub(crate) fn byte_count(proto: &TensorProto) -> Option<u64> {
 /// When type, shape and data do not fit together. Names the tensor.
 pub fn to_tensor(proto: &TensorProto) -> Result<Tensor, ModelError> {
     read(proto).map_err(|what| ModelError::tensor(proto.name(), what))
+}
+
+/// Reads a file that holds one `TensorProto`, such as `test_data_set_0/input_0.pb`: its name and the tensor.
+///
+/// # Errors
+/// When the file cannot be read or is damaged, or its type, shape and data do not fit together.
+pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor), Error> {
+    let path = path.as_ref();
+    let proto = TensorProto::decode(file::read(path)?)
+        .map_err(|e| Error::Damaged { path: path.to_path_buf(), what: format!("no tensor: {e}") })?;
+    let tensor = to_tensor(&proto).map_err(|source| Error::Model { path: path.to_path_buf(), source })?;
+    Ok((proto.name().to_string(), tensor))
 }
 
 fn read(proto: &TensorProto) -> Result<Tensor, String> {
