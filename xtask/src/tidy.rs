@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("onnx", &["ir", "tensor"]),
     ("exec", &["ir", "kernels", "tensor"]),
     ("passes", &["ir", "kernels", "observe", "ops", "tensor"]),
-    ("data", &["tensor"]),
+    ("data", &["kernels", "onnx", "tensor"]),
     ("train", &["data", "exec", "ir", "observe", "ops", "passes", "tensor"]),
     ("report", &["tensor"]),
 ];

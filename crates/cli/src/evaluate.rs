@@ -13,7 +13,7 @@ pub struct Args {
     /// The model: float or QDQ.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Labelled data: .npz, .npy pair, MNIST idx files or folder.
+    /// Labelled data: .npz, .npy, idx or CIFAR files, a list of pictures, or a folder of any of these.
     #[arg(long, value_name = "DATA")]
     eval: String,
     /// Samples per run.

@@ -22,8 +22,8 @@ pub struct Args {
     /// Where the int8 model goes; MODEL.int8.onnx by default.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Training and calibration data: .npz, .npy pair, MNIST idx files or folder. Without it, only the weights are
-    /// quantized.
+    /// Training and calibration data: .npz, .npy, idx or CIFAR files, a list of pictures, or a folder of any of these.
+    /// Without it, only the weights are quantized.
     #[arg(long, value_name = "DATA")]
     train: Option<String>,
     /// Labelled data to measure the float and the int8 model on.

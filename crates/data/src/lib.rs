@@ -10,6 +10,7 @@ mod dataset;
 mod error;
 mod file;
 pub mod idx;
+mod jpeg;
 mod listing;
 mod loader;
 pub mod npy;

@@ -1,5 +1,6 @@
 //! One picture of 8 bits: decoded, cut, resized, mirrored, recoloured.
 
+use crate::jpeg::Jpeg;
 use crate::{Jitter, Rng};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use kernels::resample::{Filter, Pixels, Window, resample};
@@ -16,6 +17,59 @@ pub(crate) struct Picture {
     /// 1 or 3.
     pub channels: usize,
     pub data: Vec<u8>,
+}
+
+/// A picture whose size is known, and whose pixels may not be decoded yet.
+pub(crate) enum Stored<'a> {
+    Jpeg(Jpeg<'a>, &'a [u8]),
+    Decoded(Picture),
+}
+
+impl Stored<'_> {
+    pub fn of(bytes: &[u8]) -> Result<Stored<'_>, String> {
+        match Jpeg::parse(bytes) {
+            Some(jpeg) => {
+                check_size(jpeg.width as u64, jpeg.height as u64)?;
+                Ok(Stored::Jpeg(jpeg, bytes))
+            }
+            None => Picture::decode(bytes).map(Stored::Decoded),
+        }
+    }
+
+    /// Height and width.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Stored::Jpeg(jpeg, _) => (jpeg.height, jpeg.width),
+            Stored::Decoded(picture) => (picture.height, picture.width),
+        }
+    }
+
+    /// The pixels of a rectangle.
+    pub fn rectangle(self, window: Window) -> Result<Picture, String> {
+        let decoded = match self {
+            Stored::Decoded(picture) => picture,
+            Stored::Jpeg(jpeg, bytes) => match jpeg.decode(window) {
+                Some(picture) => return Ok(picture),
+                // Damaged: the other decoder says what is wrong, or makes the best of it.
+                None => Picture::decode(bytes)?,
+            },
+        };
+        let Window { top, left, height, width } = window;
+        if (height, width) == (decoded.height, decoded.width) {
+            return Ok(decoded);
+        }
+        Ok(decoded.cut(top as isize, left as isize, height, width))
+    }
+}
+
+fn check_size(width: u64, height: u64) -> Result<(), String> {
+    if width * height > MOST_PIXELS {
+        return Err(format!("{width}x{height} pixels are more than the {MOST_PIXELS} that are decoded"));
+    }
+    if width == 0 || height == 0 {
+        return Err("the picture has no pixels".into());
+    }
+    Ok(())
 }
 
 impl Picture {
@@ -35,12 +89,7 @@ impl Picture {
         reader.limits(limits);
         let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
         let (width, height) = decoder.dimensions();
-        if width as u64 * height as u64 > MOST_PIXELS {
-            return Err(format!("{width}x{height} pixels are more than the {MOST_PIXELS} that are decoded"));
-        }
-        if width == 0 || height == 0 {
-            return Err("the picture has no pixels".into());
-        }
+        check_size(width.into(), height.into())?;
         let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
         let (channels, data) = match image {
             DynamicImage::ImageLuma8(i) => (1, i.into_raw()),
@@ -72,30 +121,17 @@ impl Picture {
         })
     }
 
-    /// The rectangle `from` resized to `height` and `width`, and of the result the rectangle `window`.
-    pub fn resized(
-        &self,
-        from: Window,
-        height: usize,
-        width: usize,
-        window: Window,
-        filter: Filter,
-    ) -> Picture {
-        let stride = self.width * self.channels;
+    /// Resized to `height` and `width`, and of the result the rectangle `window`.
+    pub fn resized(&self, height: usize, width: usize, window: Window, filter: Filter) -> Picture {
         let pixels = Pixels {
-            data: &self.data[from.top * stride + from.left * self.channels..],
-            stride,
-            width: from.width,
-            height: from.height,
+            data: &self.data,
+            stride: self.width * self.channels,
+            width: self.width,
+            height: self.height,
             channels: self.channels,
         };
         let data = resample(pixels, height, width, window, filter);
         Picture { width: window.width, height: window.height, channels: self.channels, data }
-    }
-
-    /// All of it.
-    pub fn whole(&self) -> Window {
-        Window { top: 0, left: 0, height: self.height, width: self.width }
     }
 
     /// A cut that begins `top` rows and `left` columns from the corner, either of which may lie outside: black there.

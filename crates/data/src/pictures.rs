@@ -1,6 +1,6 @@
 //! Pictures as samples: files that are decoded when they are read, or arrays of 8 bits that are treated as pictures.
 
-use crate::picture::Picture;
+use crate::picture::{Picture, Stored};
 use crate::samples::{Row, Samples, View};
 use crate::{Color, Error, InputSpec, Jitter, Layout, Place, Preprocess, RandomCrop, Resize, Rng, Size};
 use kernels::resample::Window;
@@ -35,6 +35,17 @@ pub(crate) enum Origin {
     Files { root: PathBuf, files: Vec<Box<str>> },
     /// An array `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]` of 8 bits with 1 or 3 channels.
     Array { array: Tensor, height: usize, width: usize, channels: usize, layout: Layout },
+}
+
+/// What is done to a picture: of the rectangle `from`, resized to `height` and `width`, the rectangle `window`; and of that,
+/// where there is an `offset`, what begins there.
+struct Cut {
+    from: Window,
+    height: usize,
+    width: usize,
+    window: Window,
+    /// Rows and columns from the corner, outside of which it is black.
+    offset: Option<(isize, isize)>,
 }
 
 /// How the values of a sample lie.
@@ -93,9 +104,15 @@ impl Origin {
         }
     }
 
-    fn picture(&self, sample: usize) -> Result<Picture, String> {
+    /// Hands a picture, as it is stored, to `use_it`.
+    fn with<T>(&self, sample: usize, use_it: impl FnOnce(Stored) -> Result<T, Error>) -> Result<T, Error> {
         match self {
-            Origin::Files { root, files } => Picture::decode(&read(&root.join(&*files[sample]))?),
+            Origin::Files { root, files } => {
+                let path = root.join(&*files[sample]);
+                let broken = |problem| Error::Broken { place: Place::file(&path), problem };
+                let bytes = read(&path).map_err(broken)?;
+                use_it(Stored::of(&bytes).map_err(broken)?)
+            }
             &Origin::Array { ref array, height, width, channels, layout } => {
                 let len = height * width * channels;
                 let stored = &array.bytes()[sample * len..][..len];
@@ -106,7 +123,7 @@ impl Origin {
                     }
                     _ => stored.to_vec(),
                 };
-                Ok(Picture { width, height, channels, data })
+                use_it(Stored::Decoded(Picture { width, height, channels, data }))
             }
         }
     }
@@ -136,15 +153,24 @@ impl Samples for PictureSamples {
     }
 
     fn read(&self, sample: usize, view: View, out: Row) -> Result<(), Error> {
-        let place = || self.origin.place(sample, &self.place);
-        let broken = |problem| Error::Broken { place: place(), problem };
-        let picture = self.origin.picture(sample).map_err(broken)?;
-        let picture = if self.color == Color::Gray { picture.gray() } else { picture };
         let mut rng = view.rng(sample);
-        let mut picture = self.geometry(&picture, rng.as_mut()).map_err(|problem| match &self.origin {
-            _ if self.preprocess.resize.is_some() => broken(problem),
-            // All pictures have to have the size of the model then, so this is no single broken one.
-            _ => Error::Preprocess { problem: format!("{}: {problem}", place()) },
+        let place = || self.origin.place(sample, &self.place);
+        let mut picture = self.origin.with(sample, |stored| {
+            let (height, width) = stored.size();
+            let cut =
+                self.cut(height, width, rng.as_mut()).map_err(|problem| match self.preprocess.resize {
+                    Some(_) => Error::Broken { place: place(), problem },
+                    // All pictures have to have the size of the model then, so this is no single broken one.
+                    None => Error::Preprocess { problem: format!("{}: {problem}", place()) },
+                })?;
+            let picture =
+                stored.rectangle(cut.from).map_err(|problem| Error::Broken { place: place(), problem })?;
+            let picture = if self.color == Color::Gray { picture.gray() } else { picture };
+            let resized = picture.resized(cut.height, cut.width, cut.window, self.preprocess.filter);
+            Ok(match cut.offset {
+                Some((top, left)) => resized.cut(top, left, self.size.height, self.size.width),
+                None => resized,
+            })
         })?;
         if let Some(rng) = &mut rng {
             if self.preprocess.flip > 0.0 && rng.between(0.0, 1.0) < self.preprocess.flip {
@@ -218,41 +244,38 @@ impl PictureSamples {
         })
     }
 
-    /// A picture of the size that the model takes.
-    fn geometry(&self, picture: &Picture, rng: Option<&mut Rng>) -> Result<Picture, String> {
-        let Size { height, width } = self.size;
-        let filter = self.preprocess.filter;
-        match (rng, self.preprocess.random_crop) {
-            (Some(rng), RandomCrop::Resized { scale, ratio }) => {
-                let from = random_window(picture.height, picture.width, scale, ratio, rng);
-                let all = Window { top: 0, left: 0, height, width };
-                Ok(picture.resized(from, height, width, all, filter))
+    /// What is done to a picture of this size to get one of the size that the model takes.
+    fn cut(&self, height: usize, width: usize, rng: Option<&mut Rng>) -> Result<Cut, String> {
+        let whole = |height, width| Window { top: 0, left: 0, height, width };
+        let size = self.size;
+        let (h, w) = self.resized_size(height, width);
+        let from = whole(height, width);
+        match rng.map(|rng| (rng, self.preprocess.random_crop)) {
+            Some((rng, RandomCrop::Resized { scale, ratio })) => {
+                let from = random_window(height, width, scale, ratio, rng);
+                let window = whole(size.height, size.width);
+                return Ok(Cut { from, height: size.height, width: size.width, window, offset: None });
             }
-            (Some(rng), RandomCrop::Padded(pad)) => {
-                let (h, w) = self.resized_size(picture);
+            Some((rng, RandomCrop::Padded(pad))) => {
                 if h.saturating_mul(w) > MOST_RESIZED {
                     return Err(format!("{h}x{w} pixels after resizing are too many"));
                 }
-                let all = Window { top: 0, left: 0, height: h, width: w };
-                let resized = picture.resized(picture.whole(), h, w, all, filter);
-                let (Some(down), Some(right)) =
-                    ((h + 2 * pad).checked_sub(height), (w + 2 * pad).checked_sub(width))
-                else {
-                    return Err(self.too_small(picture, h, w));
+                let rest = |have: usize, need: usize| (have + 2 * pad).checked_sub(need);
+                let (Some(down), Some(right)) = (rest(h, size.height), rest(w, size.width)) else {
+                    return Err(self.too_small((height, width), (h, w)));
                 };
                 let mut offset = |most: usize| rng.below(most as u64 + 1) as isize - pad as isize;
-                let top = offset(down);
-                Ok(resized.cut(top, offset(right), height, width))
+                let offset = Some((offset(down), offset(right)));
+                return Ok(Cut { from, height: h, width: w, window: whole(h, w), offset });
             }
-            _ => {
-                let (h, w) = self.resized_size(picture);
-                if h < height || w < width || (!self.cuts() && (h, w) != (height, width)) {
-                    return Err(self.too_small(picture, h, w));
-                }
-                let window = Window { top: (h - height) / 2, left: (w - width) / 2, height, width };
-                Ok(picture.resized(picture.whole(), h, w, window, filter))
-            }
+            _ => {}
         }
+        if h < size.height || w < size.width || (!self.cuts() && (h, w) != (size.height, size.width)) {
+            return Err(self.too_small((height, width), (h, w)));
+        }
+        let (top, left) = ((h - size.height) / 2, (w - size.width) / 2);
+        let window = Window { top, left, height: size.height, width: size.width };
+        Ok(Cut { from, height: h, width: w, window, offset: None })
     }
 
     /// Whether a picture may be larger than what the model takes.
@@ -260,31 +283,31 @@ impl PictureSamples {
         self.preprocess.crop.is_some() || self.preprocess.resize.is_some()
     }
 
-    fn too_small(&self, picture: &Picture, h: usize, w: usize) -> String {
+    fn too_small(&self, stored: (usize, usize), resized: (usize, usize)) -> String {
         let Size { height, width } = self.size;
         let fix = match self.cuts() {
             true => "resize to a larger size, or crop a smaller one",
             false => "add --preprocess imagenet, or --resize and --crop",
         };
-        let resized = match (h, w) == (picture.height, picture.width) {
+        let after = match stored == resized {
             true => String::new(),
-            false => format!(" ({h}x{w} after resizing)"),
+            false => format!(" ({}x{} after resizing)", resized.0, resized.1),
         };
         format!(
-            "the picture has {}x{} pixels{resized}, height by width, but {height}x{width} are needed; {fix}",
-            picture.height, picture.width
+            "the picture has {}x{} pixels{after}, height by width, but {height}x{width} are needed; {fix}",
+            stored.0, stored.1
         )
     }
 
     /// Height and width of the whole picture after resizing. Sizes are rounded as PaddleSlim's reader rounds them.
-    fn resized_size(&self, picture: &Picture) -> (usize, usize) {
-        let (h, w) = (picture.height as f64, picture.width as f64);
+    fn resized_size(&self, height: usize, width: usize) -> (usize, usize) {
+        let (h, w) = (height as f64, width as f64);
         let scaled = |factor: f64, least: (usize, usize)| {
             let side = |s: f64, least: usize| ((s * factor).round_ties_even() as usize).max(least);
             (side(h, least.0), side(w, least.1))
         };
         match self.preprocess.resize {
-            None => (picture.height, picture.width),
+            None => (height, width),
             Some(Resize::Exact(size)) => (size.height, size.width),
             Some(Resize::Shorter(n)) => scaled(n as f64 / h.min(w), (n, n)),
             Some(Resize::Share(share)) => {

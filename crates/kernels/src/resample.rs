@@ -3,6 +3,7 @@
 //! shrinks covers all pixels that it passes over, which is what other libraries call antialiasing.
 
 use crate::simd::{Isa, dispatch};
+use std::ops::Range;
 
 /// Fraction bits of a weight: a sum of 8-bit values times weights, whose sum is 1, has two bits left for sign and overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
@@ -70,17 +71,27 @@ pub struct Window {
     pub width: usize,
 }
 
-/// The weights of one axis, for a window of the result.
+/// One axis: which samples a window of the result needs, and their weights.
+struct Axis {
+    needed: Range<usize>,
+    /// None where the size stays: samples are taken as they are.
+    taps: Option<Taps>,
+}
+
+/// Weights for samples of the result.
 struct Taps {
-    /// First sample and number of samples for each sample of the result.
+    /// First sample, counted from the first that is needed, and number of samples for each sample of the result.
     ranges: Vec<(usize, usize)>,
     /// `most` weights each.
     weights: Vec<i32>,
     most: usize,
 }
 
-impl Taps {
-    fn new(from: usize, to: usize, window: std::ops::Range<usize>, filter: Filter) -> Taps {
+impl Axis {
+    fn new(from: usize, to: usize, window: Range<usize>, filter: Filter) -> Axis {
+        if from == to {
+            return Axis { needed: window, taps: None };
+        }
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
@@ -96,9 +107,14 @@ impl Taps {
             weights.extend((0..most).map(|k| if k < count { fixed(weight(k)) } else { 0 }));
             ranges.push((first, count));
         }
-        Taps { ranges, weights, most }
+        let start = ranges.first().map_or(0, |r| r.0);
+        let end = ranges.last().map_or(0, |r| r.0 + r.1);
+        ranges.iter_mut().for_each(|r| r.0 -= start);
+        Axis { needed: start..end, taps: Some(Taps { ranges, weights, most }) }
     }
+}
 
+impl Taps {
     fn of(&self, i: usize) -> (usize, &[i32]) {
         let (first, count) = self.ranges[i];
         (first, &self.weights[i * self.most..][..count])
@@ -126,32 +142,51 @@ fn resample_with(
     assert!(from.width > 0 && from.height > 0 && channels > 0, "a picture without pixels");
     assert!(window.top + window.height <= height && window.left + window.width <= width, "a window outside");
     assert!(window.height > 0 && window.width > 0, "an empty window");
-    let columns = window.left..window.left + window.width;
-    let rows = window.top..window.top + window.height;
-    let vertical = (height != from.height).then(|| Taps::new(from.height, height, rows.clone(), filter));
-    // The rows that the second pass reads, and no others.
-    let (first, end) = match &vertical {
-        Some(taps) => (taps.ranges[0].0, taps.ranges.iter().map(|r| r.0 + r.1).max().unwrap_or(0)),
-        None => (rows.start, rows.end),
+    let rows = Axis::new(from.height, height, window.top..window.top + window.height, filter);
+    let columns = Axis::new(from.width, width, window.left..window.left + window.width, filter);
+    let needed = Pixels {
+        data: &from.data[rows.needed.start * stride + columns.needed.start * channels..],
+        width: columns.needed.len(),
+        height: rows.needed.len(),
+        ..from
     };
-    let line = window.width * channels;
-    let mut across = vec![0; (end - first) * line];
-    let horizontal = (width != from.width).then(|| Taps::new(from.width, width, columns.clone(), filter));
-    for (y, out) in (first..end).zip(across.chunks_exact_mut(line)) {
-        let row = &from.data[y * stride..][..from.width * channels];
-        match &horizontal {
-            None => out.copy_from_slice(&row[columns.start * channels..columns.end * channels]),
-            Some(taps) => match channels {
-                3 => across_rgb(isa, row, taps, out),
-                _ => across_any(row, channels, taps, out),
-            },
+    let packed = |data, height, width| Pixels { data, stride: width * channels, width, height, channels };
+    // Rounding in between makes the order visible. This is that of Pillow 13; earlier versions always began along the rows.
+    let fewer_rows = from.height.saturating_sub(height) as isize;
+    if fewer_rows > 0 && fewer_rows > 2 * (from.width as isize - width as isize) {
+        let between = along_columns(isa, needed, &rows, window.height);
+        along_rows(isa, packed(&between, window.height, needed.width), &columns, window.width)
+    } else {
+        let between = along_rows(isa, needed, &columns, window.width);
+        along_columns(isa, packed(&between, needed.height, window.width), &rows, window.height)
+    }
+}
+
+fn along_rows(isa: Isa, from: Pixels, columns: &Axis, width: usize) -> Vec<u8> {
+    let channels = from.channels;
+    let mut result = vec![0; from.height * width * channels];
+    for (y, out) in result.chunks_exact_mut(width * channels).enumerate() {
+        let row = &from.data[y * from.stride..][..from.width * channels];
+        match &columns.taps {
+            None => out.copy_from_slice(row),
+            Some(taps) if channels == 3 => across_rgb(isa, row, taps, out),
+            Some(taps) => across_any(row, channels, taps, out),
         }
     }
-    let Some(taps) = vertical else { return across };
-    let mut result = vec![0; window.height * line];
-    for (i, out) in result.chunks_exact_mut(line).enumerate() {
-        let (start, weights) = taps.of(i);
-        down(isa, &across[(start - first) * line..], weights, out);
+    result
+}
+
+fn along_columns(isa: Isa, from: Pixels, rows: &Axis, height: usize) -> Vec<u8> {
+    let line = from.width * from.channels;
+    let mut result = vec![0; height * line];
+    for (y, out) in result.chunks_exact_mut(line).enumerate() {
+        match &rows.taps {
+            None => out.copy_from_slice(&from.data[y * from.stride..][..line]),
+            Some(taps) => {
+                let (first, weights) = taps.of(y);
+                down(isa, &from.data[first * from.stride..], from.stride, weights, out);
+            }
+        }
     }
     result
 }
@@ -194,23 +229,22 @@ dispatch! {
         }
     }
 
-    /// One row of the result from rows of its length.
-    fn down(rows: &[u8], weights: &[i32], out: &mut [u8]) {
+    /// One row of the result from rows that begin `stride` bytes apart.
+    fn down(rows: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
         const LANES: usize = 32;
-        let line = out.len();
         let (blocks, rest) = out.as_chunks_mut::<LANES>();
         let done = blocks.len() * LANES;
         for (b, block) in blocks.iter_mut().enumerate() {
             let mut sum = [HALF; LANES];
             for (k, &w) in weights.iter().enumerate() {
-                if let Some(v) = rows[k * line + b * LANES..].first_chunk::<LANES>() {
+                if let Some(v) = rows[k * stride + b * LANES..].first_chunk::<LANES>() {
                     (0..LANES).for_each(|i| sum[i] += w * v[i] as i32);
                 }
             }
             (0..LANES).for_each(|i| block[i] = round(sum[i]));
         }
         for (i, o) in rest.iter_mut().enumerate() {
-            let value = |(k, &w): (usize, &i32)| w * rows[k * line + done + i] as i32;
+            let value = |(k, &w): (usize, &i32)| w * rows[k * stride + done + i] as i32;
             *o = round(weights.iter().enumerate().map(value).fold(HALF, |sum, v| sum + v));
         }
     }
