@@ -1,6 +1,7 @@
 //! `cargo xtask`: the commands of `onnx-qat`, and the chores of this repository.
 
 mod bench;
+mod bench_input;
 mod tidy;
 
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 const CHORES: &str = "\
 Chores of this repository:
   bench            Measure training and evaluation steps, ours and of other frameworks; see --help
+  bench-input      Measure reading, decoding and augmenting pictures, ours and PyTorch's; see --help
   golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
   tidy             Check dependencies between crates, file sizes and texts
 ";
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     match args.first().and_then(|a| a.to_str()) {
         Some("bench") => bench::run(&args[1..]),
+        Some("bench-input") => bench_input::run(&args[1..]),
         Some("golden") => golden(&args[1..]),
         Some("tidy") => tidy::run(),
         first => {

@@ -78,7 +78,7 @@ fn every_format_is_decoded_as_pillow_does() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("one.txt");
     for (name, array) in expected() {
-        let (color, file) = name.split_once('/').unwrap();
+        let Some((color, file)) = name.split_once('/') else { continue };
         let dims = match (color, array.shape()) {
             ("rgb", &[h, w, _]) => [3, h, w],
             ("gray", &[h, w]) => [1, h, w],
