@@ -1,8 +1,8 @@
 //! Options about data, the same for all commands that read some.
 
 use onnx_qat::data::{
-    Color, Dataset, Filter, Jitter, Layout, MaxBroken, Preprocess, RandomCrop, Resize, Role, Size, Source, Steps, filter,
-    fraction,
+    Color, Dataset, Filter, Jitter, Layout, MaxBroken, Preprocess, RandomCrop, Resize, Role, Size, Source,
+    Steps, filter, fraction,
 };
 use onnx_qat::{Error, Model};
 use std::fmt::Display;

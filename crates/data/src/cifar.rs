@@ -75,7 +75,7 @@ mod tests {
         let path = dir.path().join("x.bin");
         for size in [0, 1, 3072, 5000] {
             std::fs::write(&path, vec![0; size]).unwrap();
-            assert!(read(&[path.clone()]).unwrap_err().to_string().contains("x.bin: "), "{size}");
+            assert!(read(std::slice::from_ref(&path)).unwrap_err().to_string().contains("x.bin: "), "{size}");
         }
     }
 

@@ -29,7 +29,7 @@ impl Listing {
     pub fn of_list(list: &Path) -> Result<Listing, Error> {
         let place = Place::file(list);
         let text = fs::read_to_string(list).map_err(|e| Error::read(&place, e))?;
-        let (mut files, mut labels) = (Vec::new(), Vec::new());
+        let (mut files, mut labels) = (Vec::<Box<str>>::new(), Vec::new());
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() {
@@ -48,7 +48,7 @@ impl Listing {
             }
         }
         let folder = list.parent().unwrap_or(Path::new(""));
-        let there = |root: &PathBuf| files.iter().take(10).any(|f: &Box<str>| root.join(&**f).is_file());
+        let there = |root: &PathBuf| files.iter().take(10).any(|f| root.join(&**f).is_file());
         let roots = ["", "train", "val", "test"].map(|part| folder.join(part));
         let Some(root) = roots.into_iter().find(there) else {
             let problem = match files.first() {

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 
 /// What one input of a model gets, sample by sample. Any thread may read any sample at any time, so that nothing depends
 /// on who reads what when.
+#[allow(clippy::len_without_is_empty)]
 pub trait Samples: Debug + Send + Sync {
     /// Number of samples; never 0.
-    #[allow(clippy::len_without_is_empty)]
     fn len(&self) -> usize;
 
     /// Shape of every sample as it is delivered.

@@ -295,9 +295,8 @@ impl Source {
             self.splits()?;
         }
         let there = |name: String| names.contains(&name).then(|| folder.join(name));
-        let each = |form: &dyn Fn(&str) -> Option<PathBuf>| {
-            self.splits().ok()?.into_iter().flatten().find_map(|split| form(split))
-        };
+        let each =
+            |form: &dyn Fn(&str) -> Option<PathBuf>| self.splits().ok()?.into_iter().flatten().find_map(form);
         if let Some(list) = each(&|split| there(format!("{split}_list.txt"))) {
             return Ok(Content::Pictures(Listing::of_list(&list)?));
         }
