@@ -69,4 +69,18 @@ fn corpus() {
     assert_eq!((train.len(), test.len()), (60000, 10000));
     assert!(train.check_labels(10).is_ok() && test.check_labels(10).is_ok());
     assert!((-0.8..-0.7).contains(&mean(&test)), "{}", mean(&test));
+
+    let imagenet = Preprocess::preset("imagenet").unwrap_or_else(|e| panic!("{e}"));
+    let (train, val) = (
+        open(&at("ILSVRC2012"), Role::Train, input(&[3, 224, 224]), &imagenet),
+        open(&at("ILSVRC2012"), Role::Eval, input(&[3, 160, 160]), &imagenet),
+    );
+    assert_eq!((train.len(), val.len()), (116, 416));
+    assert!(val.check_labels(1000).is_ok() && (-0.5..0.5).contains(&mean(&val)), "{}", mean(&val));
+    let cifar = Preprocess::preset("cifar10").unwrap_or_else(|e| panic!("{e}"));
+    let small = open(&at("cifar10"), Role::Eval, input(&[3, 32, 32]), &cifar);
+    assert_eq!((small.len(), small.sample_shape(0)), (2000, &[3, 32, 32][..]));
+    assert!((-0.5..0.5).contains(&mean(&small)), "{}", mean(&small));
+    let folder = open(&at("cifar10#train"), Role::Eval, input(&[3, 32, 32]), &cifar);
+    assert_eq!((folder.len(), folder.check_labels(10).is_ok()), (1000, true));
 }
