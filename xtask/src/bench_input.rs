@@ -134,7 +134,7 @@ fn epoch(data: &Dataset, batch: usize, epoch: u64) -> Result<usize, Failure> {
     Ok(count)
 }
 
-/// Prints the resident memory after every thousand images.
+/// Prints the memory after every thousand images: now, and the most so far.
 fn memory(data: &Dataset, batch: usize, wanted: usize) -> Result<(), Failure> {
     let (mut count, mut next, start) = (0, 1000, Instant::now());
     for epoch in 0.. {
@@ -142,11 +142,9 @@ fn memory(data: &Dataset, batch: usize, wanted: usize) -> Result<(), Failure> {
         for loaded in Loader::new(data, batches, View::Augmented { seed: 1, epoch }) {
             count += loaded?.samples.len();
             if count >= next {
-                println!(
-                    "{count} images: {} MiB resident, {:.0} s",
-                    resident()? >> 20,
-                    start.elapsed().as_secs_f64()
-                );
+                let (now, most) = (resident("VmRSS")? >> 20, resident("VmHWM")? >> 20);
+                let seconds = start.elapsed().as_secs_f64();
+                println!("{count} images: {now} MiB resident, at most {most} MiB so far, {seconds:.0} s");
                 next += 1000;
             }
             if count >= wanted {
@@ -157,11 +155,12 @@ fn memory(data: &Dataset, batch: usize, wanted: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Resident memory of this process in bytes, as Linux tells it.
-fn resident() -> Result<u64, Failure> {
+/// A size of this process in bytes, as Linux tells it.
+fn resident(key: &str) -> Result<u64, Failure> {
     let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next());
-    Ok(1024 * line.ok_or("/proc/self/status has no VmRSS")?.parse::<u64>()?)
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    let size = line.and_then(|l| l.split_whitespace().next()).ok_or("/proc/self/status tells no memory")?;
+    Ok(1024 * size.parse::<u64>()?)
 }
 
 fn cannot_start(python: &Path, e: &std::io::Error) -> String {

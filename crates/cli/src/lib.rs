@@ -28,7 +28,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Quantize a float model to an int8 QDQ file.
-    Quantize(quantize::Args),
+    Quantize(Box<quantize::Args>),
     /// How activations are distributed, and what calibration methods make of them.
     Analyze(analyze::Args),
     /// Print a model as text: inputs, outputs, constants, operations, shapes.
