@@ -11,6 +11,7 @@ mod inspect;
 mod output;
 mod predict;
 mod quantize;
+mod records;
 mod training_args;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -66,6 +66,11 @@ impl Printer {
         }
     }
 
+    /// Whether progress is shown by a bar, so that lines about it are not needed.
+    pub fn has_bar(&self) -> bool {
+        std::io::stderr().is_terminal()
+    }
+
     /// An object for a machine.
     pub fn object(&mut self, value: Value) {
         if self.json {
@@ -88,7 +93,7 @@ impl Printer {
         if self.silent() {
             return;
         }
-        if !std::io::stderr().is_terminal() {
+        if !self.has_bar() {
             if self.last.is_some_and(|t| t.elapsed() < INTERVAL) || at == of {
                 return;
             }

@@ -2,6 +2,7 @@
 
 use crate::data_args::{DataArgs, ThreadArgs, left_out};
 use crate::output::{Output, Printer, accuracy_json, quality_json};
+use crate::records::{self, RecordArgs};
 use crate::training_args::{PactGroup, TrainingArgs};
 use clap::ValueEnum;
 use onnx_qat::data::{Dataset, Role};
@@ -42,6 +43,8 @@ pub struct Args {
     threads: ThreadArgs,
     #[command(flatten)]
     print: Output,
+    #[command(flatten)]
+    records: RecordArgs,
 }
 
 #[derive(clap::Args)]
@@ -156,6 +159,7 @@ fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
 fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     let start = Instant::now();
     let mut printer = args.print.printer();
+    let mut recorder = args.records.recorder()?;
     let model = Model::load(&args.model)?;
     printer.line(&format!("model: {} ({})", args.model.display(), describe(&model)));
     for note in model.meta.notes() {
@@ -172,9 +176,16 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
 
     let options = options(args, config);
     let verbose = args.print.verbose;
-    let mut show = Show { printer: &mut printer, verbose, epochs: options.fit.epochs };
-    let done =
-        onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| show.stage(stage))?;
+    let mut show = Show {
+        printer: &mut printer,
+        verbose,
+        log_every: args.records.log_every as usize,
+        epochs: options.fit.epochs,
+    };
+    let done = onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| {
+        recorder.hear(stage);
+        show.stage(stage);
+    })?;
     let save = SaveOptions { opset: args.quantization.opset.map(i64::from), ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
     printer.done();
@@ -204,6 +215,17 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
         );
     }
     printer.line(&format!("written: {} in {}", out.display(), duration(start.elapsed())));
+    let page = recorder.finish(&records::Finished {
+        float: &model,
+        files: (&args.model, out),
+        sizes: (before, after),
+        quantized: &done,
+        took: start.elapsed(),
+        data: eval.as_ref().or(train.as_ref()),
+    })?;
+    if let Some(path) = page {
+        printer.line(&format!("written: {}", path.display()));
+    }
     printer.object(json!({
         "event": "done",
         "file": out.display().to_string(),
@@ -226,6 +248,7 @@ fn describe(model: &Model) -> String {
 struct Show<'p> {
     printer: &'p mut Printer,
     verbose: bool,
+    log_every: usize,
     epochs: usize,
 }
 
@@ -294,14 +317,18 @@ impl Show<'_> {
                 }
                 self.printer.object(json!({"event": "training", "loss": loss, "resumed": resumed}));
             }
-            Event::Step { epoch, step, steps, loss, rates, accuracy, .. } => {
+            Event::Step { epoch, step, steps, loss, rates, accuracy, seconds } => {
                 let rate = rates.first().map_or(0.0, |r| r.1);
                 let mut shown = format!("loss {loss:.4}");
                 if accuracy.samples > 0 {
                     shown += &format!(" top1 {} top5 {}", percent(accuracy.top1()), percent(accuracy.top5()));
                 }
                 shown += &format!(" lr {rate:.2e}");
-                self.printer.bar_with(&format!("epoch {epoch}"), step + 1, *steps, "batches", &shown);
+                if self.printer.has_bar() {
+                    self.printer.bar_with(&format!("epoch {epoch}"), step + 1, *steps, "batches", &shown);
+                } else if step % self.log_every == 0 {
+                    self.printer.line(&format!("epoch[{epoch}]-batch[{step}] {shown} time {seconds:.3}"));
+                }
                 let rates: serde_json::Map<_, _> = rates.iter().map(|(n, r)| (n.clone(), json!(r))).collect();
                 self.printer.object(json!({
                     "event": "step", "epoch": epoch, "step": step, "loss": loss, "lr": rate, "rates": rates,

@@ -217,3 +217,31 @@ fn compares_and_predicts() {
     assert!(text.contains("sample 3, labelled eight") && text.lines().count() >= 8, "{text}");
     assert_eq!(run(&["predict", &int8, &data, "--sample", "360"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_run_leaves_a_page_and_curves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let (int8, html, curves) = (path("int8.onnx"), path("run.html"), path("curves"));
+    let args =
+        ["quantize", &model, "--train", &data, "--eval", &data, "--pact", "--epochs", "2", "-o", &int8];
+    let output = run(&[&args[..], &["--report", &html, "--tensorboard", &curves]].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let logged = text.lines().filter(|l| l.starts_with("epoch[") && l.contains("]-batch[")).count();
+    // 22 batches in an epoch, a line for each tenth.
+    assert_eq!(logged, 2 * 3, "{text}");
+    assert!(text.contains("epoch[1]-batch[20] loss "), "{text}");
+    let page = std::fs::read_to_string(&html).unwrap();
+    for part in ["Training", "Layers", "Decisions", "Thresholds", "Learning rate"] {
+        assert!(page.contains(&format!("{part}</h")), "{part}");
+    }
+    assert!(!page.contains("NaN") && !page.contains("http"));
+    let events = files(Path::new(&curves));
+    assert_eq!(events.len(), 1);
+    assert!(
+        events[0].display().to_string().contains("tfevents")
+            && std::fs::metadata(&events[0]).unwrap().len() > 2000
+    );
+}

@@ -41,7 +41,7 @@ pub fn histogram(bins: &[(f64, f64, u64)], marks: &[Mark]) -> Html {
     for m in marks {
         let _ = write!(svg, "<path class=\"mark s{}\" d=\"M{:.1} -2V{HEIGHT}\"/>", m.series, x(m.at));
     }
-    axis_below(&mut svg, ends, (WIDTH, HEIGHT), &x);
+    axis_below(&mut svg, ends, 0.0, (WIDTH, HEIGHT), &x);
     frame(WIDTH, HEIGHT, &svg)
 }
 
@@ -56,17 +56,17 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Curves over a common axis, for a card. `number` writes the numbers of the vertical axis.
-pub fn lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
-    plot(WIDTH, lines, number)
+/// Curves over a common axis of whole numbers, for a card. `unit` stands behind the numbers of the vertical axis.
+pub fn lines(lines: &[Line], unit: &str) -> Html {
+    plot(WIDTH, lines, unit)
 }
 
 /// As [`lines`], as wide as a page.
-pub fn wide_lines(lines: &[Line], number: impl Fn(f64) -> String) -> Html {
-    plot(2.6 * WIDTH, lines, number)
+pub fn wide_lines(lines: &[Line], unit: &str) -> Html {
+    plot(2.6 * WIDTH, lines, unit)
 }
 
-fn plot(width: f64, lines: &[Line], number: impl Fn(f64) -> String) -> Html {
+fn plot(width: f64, lines: &[Line], unit: &str) -> Html {
     const HEIGHT: f64 = 160.0;
     const LEFT: f64 = 48.0;
     let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
@@ -92,7 +92,7 @@ fn plot(width: f64, lines: &[Line], number: impl Fn(f64) -> String) -> Html {
     let mut svg = String::new();
     for k in 0..=((high - low) / step).round() as usize {
         let v = low + k as f64 * step;
-        let (at, text) = (y(v), Html::from(number(v)));
+        let (at, text) = (y(v), Html::from(format!("{}{unit}", tick(v, step))));
         let _ = write!(svg, "<path class=\"axis\" d=\"M{LEFT} {at:.1}H{width}\"/>");
         let _ =
             write!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 6.0, at + 3.5);
@@ -105,7 +105,7 @@ fn plot(width: f64, lines: &[Line], number: impl Fn(f64) -> String) -> Html {
         let pale = if l.pale { " pale" } else { "" };
         let _ = write!(svg, "<path class=\"line s{}{pale}\" d=\"{path}\"/>", l.series);
     }
-    axis_below(&mut svg, ends, (width, HEIGHT), &x);
+    axis_below(&mut svg, ends, 1.0, (width, HEIGHT), &x);
     frame(width, HEIGHT, &svg)
 }
 
@@ -116,15 +116,16 @@ fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, p)| *p).collect()
 }
 
-/// The line and the numbers below a plot.
+/// The line and the numbers below a plot, which are at least `least` apart.
 fn axis_below(
     svg: &mut String,
     (low, high): (f64, f64),
+    least: f64,
     (width, height): (f64, f64),
     x: &dyn Fn(f64) -> f64,
 ) {
     let _ = write!(svg, "<path class=\"axis\" d=\"M{:.1} {height}H{width}\"/>", x(low));
-    let step = nice_step(high - low, 5);
+    let step = nice_step(high - low, 5).max(least);
     let mut v = (low / step).ceil() * step;
     while v <= high {
         let at = x(v);
@@ -149,7 +150,7 @@ fn axis_below(
 fn tick(v: f64, step: f64) -> String {
     let v = if v.abs() < 1e-9 * step { 0.0 } else { v };
     match step.log10().floor() {
-        e if (-4.0..0.0).contains(&e) => format!("{v:.0$}", -e as usize),
+        e if (-6.0..0.0).contains(&e) => format!("{v:.0$}", -e as usize),
         e if (0.0..6.0).contains(&e) => format!("{v:.0}"),
         _ => format!("{v:.0e}"),
     }
@@ -198,12 +199,11 @@ mod tests {
     #[test]
     fn curves_of_any_length_and_without_points() {
         let line = |points| Line { series: 0, pale: false, points };
-        let svg =
-            lines(&[line((0..100_000).map(|i| (i as f64, 1.0)).collect())], |v| v.to_string()).to_string();
+        let svg = lines(&[line((0..100_000).map(|i| (i as f64, 1.0)).collect())], "").to_string();
         assert!(svg.len() < 20_000 && !svg.contains("NaN") && !svg.contains("inf"));
-        assert!(lines(&[line(vec![])], |v| v.to_string()).is_empty());
-        assert!(lines(&[line(vec![(0.0, f64::NAN)])], |v| v.to_string()).is_empty());
-        let one = lines(&[line(vec![(0.0, 0.0)])], |v| v.to_string()).to_string();
+        assert!(lines(&[line(vec![])], "").is_empty());
+        assert!(lines(&[line(vec![(0.0, f64::NAN)])], "").is_empty());
+        let one = lines(&[line(vec![(0.0, 0.0)])], "").to_string();
         assert!(!one.contains("NaN"), "{one}");
     }
 }

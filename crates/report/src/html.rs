@@ -122,6 +122,11 @@ pub fn grid(cards: impl IntoIterator<Item = Html>) -> Html {
     element("div", "grid", cards.into_iter().collect::<Html>())
 }
 
+/// Larger cards, two beside each other.
+pub fn halves(cards: impl IntoIterator<Item = Html>) -> Html {
+    element("div", "grid halves", cards.into_iter().collect::<Html>())
+}
+
 /// Something that is shown when its summary is clicked.
 pub fn details(summary: &str, body: impl Into<Html>) -> Html {
     element("details", "", [element("summary", "", summary), body.into()])

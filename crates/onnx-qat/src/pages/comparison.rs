@@ -22,7 +22,7 @@ pub(super) fn sections(comparison: &Comparison) -> Vec<Html> {
         let equalized = if comparison.equalized { EQUALIZED } else { "" };
         let note = format!("{LAYERS}{equalized}");
         let body = [
-            html::card("signal-to-noise ratio, in graph order", "", curves(&comparison.layers)),
+            html::card("Signal-to-noise ratio, in graph order", "", curves(&comparison.layers)),
             layers(comparison),
         ];
         sections.push(html::section("Layers", &note, body));
@@ -71,7 +71,7 @@ fn curves(layers: &[Layer]) -> Html {
     let own = Line { series: 0, pale: false, points: points(|l| l.own) };
     let all = Line { series: 4, pale: false, points: points(|l| l.sqnr) };
     let legend = html::legend([(4, "accumulated".into()), (0, "own".into())]);
-    [legend, chart::wide_lines(&[own, all], |v| format!("{v:.0} dB"))].into()
+    [legend, chart::wide_lines(&[own, all], " dB")].into()
 }
 
 fn layers(c: &Comparison) -> Html {

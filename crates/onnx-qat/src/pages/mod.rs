@@ -2,9 +2,11 @@
 
 mod analysis;
 mod comparison;
+mod quantization;
 
 pub use analysis::analysis;
 pub use comparison::comparison;
+pub use quantization::{Quantization, quantization};
 
 /// A number with about three digits that matter, in plain decimals where those are short: `0.00123`, `12.3`, `1.2e-7`.
 fn number(x: f64) -> String {
