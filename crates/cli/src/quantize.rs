@@ -6,6 +6,7 @@ use crate::records::{self, RecordArgs};
 use crate::training_args::{PactGroup, TrainingArgs};
 use clap::ValueEnum;
 use onnx_qat::data::{Dataset, Role};
+use onnx_qat::observe::Distributions;
 use onnx_qat::onnx::SaveOptions;
 use onnx_qat::passes::{ActivationQuantizeType, Hooks, Numerics, QuantConfig, Report, Verdict};
 use onnx_qat::report::{Table, bytes, duration, percent};
@@ -53,8 +54,9 @@ struct Quantization {
     /// Learned clipping of activations (PACT).
     #[arg(long)]
     pact: bool,
-    /// Where PACT thresholds start: a number, or the magnitudes that calibration saw.
-    #[arg(long, value_name = "X|calibrated", value_parser = pact_init, default_value = "calibrated")]
+    /// Where PACT thresholds start: a number, the magnitudes that calibration saw, or the file that `analyze` wrote, whose
+    /// `mse` thresholds are taken.
+    #[arg(long, value_name = "X|calibrated|FILE", value_parser = pact_init, default_value = "calibrated")]
     pact_init: PactInitArg,
     #[command(flatten)]
     pact_group: PactGroup,
@@ -75,7 +77,7 @@ struct Quantization {
     opset: Option<u8>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PactInitArg(PactInit);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -99,7 +101,12 @@ fn pact_init(s: &str) -> Result<PactInitArg, String> {
         "calibrated" => Ok(PactInitArg(PactInit::Calibrated)),
         s => match s.parse::<f32>() {
             Ok(x) if x.is_finite() && x > 0.0 => Ok(PactInitArg(PactInit::Value(x))),
-            _ => Err("expected a positive number or 'calibrated'".into()),
+            Ok(_) => Err("expected a positive number, 'calibrated', or a file of `analyze`".into()),
+            Err(_) => {
+                let text = std::fs::read_to_string(s).map_err(|e| format!("{s}: {e}"))?;
+                let found = Distributions::from_toml(&text).map_err(|e| format!("{s}: {e}"))?;
+                Ok(PactInitArg(PactInit::Analyzed(found)))
+            }
         },
     }
 }
@@ -150,7 +157,7 @@ fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
         config,
         hooks: Hooks::default(),
         equalize: q.equalize && config_deploy,
-        pact: q.pact.then_some(q.pact_init.0),
+        pact: q.pact.then(|| q.pact_init.0.clone()),
         calibration_samples: q.calib_samples as usize,
         fit,
     }

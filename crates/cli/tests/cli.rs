@@ -171,6 +171,35 @@ fn analyzes_the_fixture() {
     let input = &found.tensors["input"];
     assert_eq!((input.min, input.max), (0.0, 1.0));
     assert!(found.tensors.len() > 8 && found.tensors.values().all(|d| d.min <= d.max && d.zeros <= 1.0));
+    // Thresholds start where the file says, so training takes another way.
+    let train = |init: &str| {
+        let (model, data, out) = (digits("digits_cnn.onnx"), digits("digits.npz"), path("int8.onnx"));
+        let args = [
+            "quantize",
+            &model,
+            "--train",
+            &data,
+            "--limit",
+            "128",
+            "--pact",
+            "--pact-init",
+            init,
+            "-q",
+            "-o",
+            &out,
+        ];
+        assert!(run(&args).status.success());
+        let bytes = std::fs::read(&out).unwrap();
+        std::fs::remove_file(&out).unwrap();
+        bytes
+    };
+    assert!(train(&toml) != train("calibrated"));
+    let wrong = file(dir.path(), "wrong.toml", b"[tensors.x]\nmin = 0\n");
+    let output = run(&["quantize", "m.onnx", "--pact", "--pact-init", &wrong]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wrong.toml"));
+    std::fs::remove_file(&wrong).unwrap();
+
     let html = std::fs::read_to_string(&html).unwrap();
     assert_eq!(html.matches("<svg").count(), found.tensors.len());
     assert!(!html.contains("NaN") && !html.contains("http"), "{html}");

@@ -2,19 +2,23 @@
 
 use crate::{Error, Model};
 use data::Dataset;
+use observe::Distributions;
 use passes::{Equalize, Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use train::{Accuracy, Event, FitOptions};
 
 /// Where PACT thresholds start.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum PactInit {
     /// At the largest magnitude that calibration saw of each tensor.
     #[default]
     Calibrated,
     /// At this value for every tensor; PaddleSlim's demo has 20.
     Value(f32),
+    /// At the thresholds of least squared error of an [`analyze`](crate::analyze)d model; as [`PactInit::Calibrated`] for
+    /// tensors that it does not name.
+    Analyzed(Distributions),
 }
 
 /// What to do.
@@ -158,7 +162,7 @@ fn quantize_with_data(
     }
     if training {
         if let Some(init) = pact {
-            insert_pact(graph, config, *init)?;
+            insert_pact(graph, config, init)?;
         }
         train::fit(graph, data, eval, fit, &mut |event| progress(&Stage::Training(event)))?;
     }
@@ -180,11 +184,18 @@ pub(crate) fn insert_quantizers(
 }
 
 /// Puts PACT in front of the activation quantizers of a calibrated graph.
-fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: PactInit) -> Result<(), Error> {
+fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: &PactInit) -> Result<(), Error> {
     let mut pact = Pact::default();
     match init {
-        PactInit::Value(value) => pact.initial = value,
+        PactInit::Value(value) => pact.initial = *value,
         PactInit::Calibrated => pact.thresholds = magnitudes(graph),
+        PactInit::Analyzed(found) => {
+            pact.thresholds = magnitudes(graph);
+            for (name, threshold) in &mut pact.thresholds {
+                let analyzed = found.tensors.get(name).map(|d| d.thresholds.mse.magnitude);
+                *threshold = analyzed.filter(|m| *m > 0.0).unwrap_or(*threshold);
+            }
+        }
     }
     Pipeline::new()
         .then(InsertPreprocess { preprocess: Arc::new(pact), config: config.clone() })
