@@ -73,7 +73,7 @@ impl DataArgs {
     }
 
     /// The preset or file, changed by what is given on the command line.
-    fn preprocess(&self) -> Result<Preprocess, Error> {
+    pub fn preprocess(&self) -> Result<Preprocess, Error> {
         let given = Steps {
             preset: None,
             color: self.color,

@@ -12,6 +12,7 @@ mod output;
 mod predict;
 mod quantize;
 mod records;
+mod run;
 mod training_args;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Quantize a float model to an int8 QDQ file.
     Quantize(Box<quantize::Args>),
+    /// Quantize as a file says: the one that `quantize` writes next to its result gives the same bytes again.
+    Run(run::Args),
     /// How activations are distributed, and what calibration methods make of them.
     Analyze(analyze::Args),
     /// Print a model as text: inputs, outputs, constants, operations, shapes.
@@ -49,6 +52,7 @@ pub fn run(program: &'static str, args: impl IntoIterator<Item = OsString>) -> E
     let parsed = command.try_get_matches_from(all).and_then(|m| Cli::from_arg_matches(&m));
     let result = match parsed {
         Ok(Cli { command: Command::Quantize(args) }) => quantize::run(&args),
+        Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Ok(Cli { command: Command::Analyze(args) }) => analyze::run(&args),
         Ok(Cli { command: Command::Inspect(args) }) => inspect::run(&args),
         Ok(Cli { command: Command::Evaluate(args) }) => evaluate::run(&args),

@@ -13,7 +13,7 @@ pub struct Args {
     /// The model: float or QDQ.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// The data: .npz, .npy, MNIST idx files or folder.
+    /// A picture, or any other data: .npz, .npy, MNIST idx files, a list or folder of pictures.
     #[arg(value_name = "DATA")]
     data: String,
     /// Numbers of the samples.

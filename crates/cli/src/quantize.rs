@@ -1,17 +1,17 @@
 //! `quantize`: a float model in, an int8 model out.
 
 use crate::data_args::{DataArgs, ThreadArgs, left_out};
-use crate::output::{Output, Printer, accuracy_json, quality_json};
+use crate::output::{Output, Printer, accuracy_json, quality_json, write};
 use crate::records::{self, RecordArgs};
 use crate::training_args::{PactGroup, TrainingArgs};
 use clap::ValueEnum;
-use onnx_qat::data::{Dataset, Role};
+use onnx_qat::data::Dataset;
 use onnx_qat::observe::Distributions;
 use onnx_qat::onnx::SaveOptions;
-use onnx_qat::passes::{ActivationQuantizeType, Hooks, Numerics, QuantConfig, Report, Verdict};
+use onnx_qat::passes::{ActivationQuantizeType, Numerics, QuantConfig, Report, Verdict};
 use onnx_qat::report::{Table, bytes, duration, percent};
 use onnx_qat::train::{Accuracy, Event, Quality};
-use onnx_qat::{Error, Model, Outcome, PactInit, QuantizeOptions, Stage};
+use onnx_qat::{Error, Model, Outcome, PactInit, Run, RunData, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ fn pact_init(s: &str) -> Result<PactInitArg, String> {
             Err(_) => {
                 let text = std::fs::read_to_string(s).map_err(|e| format!("{s}: {e}"))?;
                 let found = Distributions::from_toml(&text).map_err(|e| format!("{s}: {e}"))?;
-                Ok(PactInitArg(PactInit::Analyzed(found)))
+                Ok(PactInitArg(PactInit::analyzed(&found)))
             }
         },
     }
@@ -117,9 +117,32 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return Err(Error::Usage(format!("{} is a folder; name a file with -o", out.display())));
     }
     let config = config(args)?;
-    // Said now, not after an hour of training.
-    onnx_qat::onnx::check_writable(&out)?;
-    args.threads.run(|| quantize(args, &out, config))
+    let run = resolve(args, out, config)?;
+    args.threads.run(|| execute(&run, args.data.workers.into(), &args.print, &args.records))
+}
+
+/// The run that the flags describe.
+fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Run, Error> {
+    let q = &args.quantization;
+    Ok(Run {
+        version: env!("CARGO_PKG_VERSION").into(),
+        model: args.model.clone(),
+        output,
+        opset: q.opset.map(i64::from),
+        // PaddleSlim has no equalization, so its arithmetic comes without.
+        equalize: q.equalize && quantization.numerics == Numerics::Deploy,
+        calibration_samples: q.calib_samples as usize,
+        pact: q.pact.then(|| q.pact_init.0.clone()),
+        data: RunData {
+            train: args.train.clone(),
+            eval: args.eval.clone(),
+            limit: args.data.limit,
+            max_broken: args.data.max_broken,
+            preprocess: args.data.preprocess()?,
+        },
+        quantization,
+        training: args.training.options(&q.pact_group),
+    })
 }
 
 /// The configuration of a file; the default one without.
@@ -148,52 +171,37 @@ fn config(args: &Args) -> Result<QuantConfig, Error> {
     Ok(config)
 }
 
-fn options(args: &Args, config: QuantConfig) -> QuantizeOptions {
-    let q = &args.quantization;
-    let fit = args.training.options(&q.pact_group);
-    // PaddleSlim has no equalization, so its arithmetic comes without.
-    let config_deploy = config.numerics == Numerics::Deploy;
-    QuantizeOptions {
-        config,
-        hooks: Hooks::default(),
-        equalize: q.equalize && config_deploy,
-        pact: q.pact.then(|| q.pact_init.0.clone()),
-        calibration_samples: q.calib_samples as usize,
-        fit,
-    }
-}
-
-fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
+/// Quantizes, tells of it, and writes the int8 model with the run beside it.
+pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) -> Result<(), Error> {
     let start = Instant::now();
-    let mut printer = args.print.printer();
-    let mut recorder = args.records.recorder()?;
-    let model = Model::load(&args.model)?;
-    printer.line(&format!("model: {} ({})", args.model.display(), describe(&model)));
+    let out = &run.output;
+    // Said now, not after an hour of training.
+    onnx_qat::onnx::check_writable(out)?;
+    let mut printer = print.printer();
+    let mut recorder = records.recorder()?;
+    let model = Model::load(&run.model)?;
+    printer.line(&format!("model: {} ({})", run.model.display(), describe(&model)));
     for note in model.meta.notes() {
         printer.line(&format!("note: {note}"));
     }
-    let open = |spec: &Option<String>, role| {
-        spec.as_ref().map(|spec| args.data.open(&model, spec, role)).transpose()
-    };
-    let train = open(&args.train, Role::Train)?;
-    let eval = open(&args.eval, Role::Eval)?;
+    let (train, eval) = run.data.open(&model, workers)?;
     let samples =
         |d: &Option<Dataset>| d.as_ref().map_or("none".to_string(), |d| format!("{} samples", d.len()));
     printer.line(&format!("data: training {}, evaluation {}", samples(&train), samples(&eval)));
 
-    let options = options(args, config);
-    let verbose = args.print.verbose;
+    let options = run.options();
+    let verbose = print.verbose;
     let mut show = Show {
         printer: &mut printer,
         verbose,
-        log_every: args.records.log_every as usize,
+        log_every: records.log_every as usize,
         epochs: options.fit.epochs,
     };
     let done = onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| {
         recorder.hear(stage);
         show.stage(stage);
     })?;
-    let save = SaveOptions { opset: args.quantization.opset.map(i64::from), ..SaveOptions::default() };
+    let save = SaveOptions { opset: run.opset, ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
     printer.done();
     let left_out = [&train, &eval].into_iter().flatten().filter_map(left_out);
@@ -204,7 +212,7 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
     let size = |paths: &[PathBuf]| {
         paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum::<u64>()
     };
-    let (before, after) = (size(std::slice::from_ref(&args.model)), size(&saved.files));
+    let (before, after) = (size(std::slice::from_ref(&run.model)), size(&saved.files));
     let score =
         |a: Option<Accuracy>, f: fn(&Accuracy) -> f64| a.as_ref().map_or("-".into(), |a| percent(f(a)));
     let mut table = Table::new(["", "float", "int8"]);
@@ -222,9 +230,10 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
         );
     }
     printer.line(&format!("written: {} in {}", out.display(), duration(start.elapsed())));
+    write_beside(run)?;
     let page = recorder.finish(&records::Finished {
         float: &model,
-        files: (&args.model, out),
+        files: (&run.model, out),
         sizes: (before, after),
         quantized: &done,
         took: start.elapsed(),
@@ -242,6 +251,17 @@ fn quantize(args: &Args, out: &Path, config: QuantConfig) -> Result<(), Error> {
         "bytes": {"float": before, "int8": after},
     }));
     Ok(())
+}
+
+/// Writes the run next to its result: `model.int8.toml` for `model.int8.onnx`. Checkpoints change nothing about the result and
+/// are left out.
+fn write_beside(run: &Run) -> Result<(), Error> {
+    let mut run = run.clone();
+    run.training.checkpoint = None;
+    let path = run.output.with_extension("toml");
+    let file = |what: String| Error::File { path: path.display().to_string(), what };
+    let text = run.to_toml().map_err(|e| file(e.to_string()))?;
+    write(&path, &text)
 }
 
 /// One line about a model.

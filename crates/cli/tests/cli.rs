@@ -51,7 +51,16 @@ fn quantizes_the_fixture_and_evaluates_the_result() {
     let output = run(&["inspect", &out]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("QuantizeLinear") && !text.contains("qat."), "{text}");
-    assert_eq!(files(dir.path()).len(), 1, "nothing but the result is left");
+    assert_eq!(files(dir.path()).len(), 2, "nothing but the result and its run is left");
+
+    // The file next to the result gives the same bytes again.
+    let (beside, again) = (dir.path().join("int8.toml"), dir.path().join("again.onnx"));
+    let output = run(&["run", beside.to_str().unwrap(), "-q", "-o", again.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap());
+    let unknown = file(dir.path(), "unknown.toml", b"model = 'a'\noutput = 'b'\n[training]\nepoch = 3\n");
+    let e = failure(&["run", &unknown]);
+    assert!(e.contains("unknown.toml") && e.contains("epoch"), "{e}");
 }
 
 #[test]
@@ -191,6 +200,7 @@ fn analyzes_the_fixture() {
         assert!(run(&args).status.success());
         let bytes = std::fs::read(&out).unwrap();
         std::fs::remove_file(&out).unwrap();
+        std::fs::remove_file(Path::new(&out).with_extension("toml")).unwrap();
         bytes
     };
     assert!(train(&toml) != train("calibrated"));

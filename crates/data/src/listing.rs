@@ -63,6 +63,13 @@ impl Listing {
         Ok(Listing { place, root, files, labels: (!labels.is_empty()).then_some(labels) })
     }
 
+    /// One picture; `None` when the name is not that of a picture.
+    pub fn of_picture(file: &Path) -> Option<Listing> {
+        let name = file.file_name()?.to_str().filter(|name| is_picture(name))?;
+        let root = file.parent().unwrap_or(Path::new("")).to_path_buf();
+        Some(Listing { place: Place::file(file), root, files: vec![name.into()], labels: None })
+    }
+
     /// A folder with one sub-folder per class, whose sorted names are numbered from 0, as torchvision's `ImageFolder`; or
     /// one with pictures, which have no labels then. `None` when it holds no pictures at all.
     ///
@@ -150,6 +157,13 @@ mod tests {
 
     fn files(listing: &Listing) -> Vec<&str> {
         listing.files.iter().map(|f| &**f).collect()
+    }
+
+    #[test]
+    fn a_picture_alone() {
+        let listing = Listing::of_picture(Path::new("some/cat.JPG")).unwrap();
+        assert_eq!((listing.root.as_path(), &*listing.files[0]), (Path::new("some"), "cat.JPG"));
+        assert!(Listing::of_picture(Path::new("some/cat.txt")).is_none());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use crate::{Error, InputSpec};
 use kernels::resample::Filter;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt::{self, Display};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -32,6 +33,15 @@ impl FromStr for Layout {
     }
 }
 
+impl Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layout::Nchw => "nchw",
+            Layout::Nhwc => "nhwc",
+        })
+    }
+}
+
 /// Channels of a picture as the model takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Color {
@@ -53,6 +63,16 @@ impl FromStr for Color {
             "gray" | "grey" => Ok(Color::Gray),
             _ => Err(wrong(format!("color '{s}' is unknown; use rgb, bgr or gray"))),
         }
+    }
+}
+
+impl Display for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Color::Rgb => "rgb",
+            Color::Bgr => "bgr",
+            Color::Gray => "gray",
+        })
     }
 }
 
@@ -86,6 +106,12 @@ impl FromStr for Size {
     }
 }
 
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
+
 /// How a picture is resized.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Resize {
@@ -114,6 +140,16 @@ impl FromStr for Resize {
                  the share that the crop takes"
             ))
         })
+    }
+}
+
+impl Display for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resize::Shorter(side) => write!(f, "{side}"),
+            Resize::Exact(size) => write!(f, "{size}"),
+            Resize::Share(share) => write!(f, "{}%", 100.0 * share),
+        }
     }
 }
 
@@ -159,6 +195,17 @@ impl FromStr for RandomCrop {
     }
 }
 
+impl Display for RandomCrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RandomCrop::Off => f.write_str("off"),
+            // The other ends have no form in text.
+            RandomCrop::Resized { scale, .. } => write!(f, "resized:{}", scale[0]),
+            RandomCrop::Padded(pixels) => write!(f, "{pixels}"),
+        }
+    }
+}
+
 /// Random changes of colour, in training: each factor is drawn from `1 - x ..= 1 + x`. Written `0.4` or `0.4,0.4,0.2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Jitter {
@@ -186,12 +233,19 @@ impl FromStr for Jitter {
     }
 }
 
+impl Display for Jitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.brightness, self.contrast, self.saturation)
+    }
+}
+
 /// The steps between what is stored and what the model takes, in this order: color, resize and crop (in training the random
 /// crop instead), flip and jitter (in training only), then `y = (x * scale - mean) / std` in 32-bit floats.
 ///
 /// The steps up to jitter are for pictures of 8 bits, in files or in arrays. `mean` and `std` hold one value for all or one
 /// per channel, and are for float inputs. The default leaves everything as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Steps", into = "Steps")]
 pub struct Preprocess {
     /// Channels of pictures; `None`: as many as the model takes, in the order red, green, blue.
     pub color: Option<Color>,
@@ -254,29 +308,29 @@ pub const PRESETS: [&str; 5] = ["imagenet", "imagenet-tf", "mnist", "cifar10", "
 /// std = [0.229, 0.224, 0.225]
 /// layout = "nchw"               # of stored arrays: nchw, nhwc
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Steps {
     pub preset: Option<String>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub color: Option<Color>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub resize: Option<Resize>,
-    #[serde(deserialize_with = "filter_from_text")]
+    #[serde(deserialize_with = "filter_from_text", serialize_with = "filter_to_text")]
     pub filter: Option<Filter>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub crop: Option<Size>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub random_crop: Option<RandomCrop>,
     pub flip: Option<f64>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub jitter: Option<Jitter>,
     #[serde(deserialize_with = "scale_from_text")]
     pub scale: Option<f32>,
     pub mean: Option<Vec<f32>>,
     pub std: Option<Vec<f32>>,
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "to_text")]
     pub layout: Option<Layout>,
 }
 
@@ -306,6 +360,18 @@ fn filter_from_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Filter>
 
 fn scale_from_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f32>, D::Error> {
     fraction(&text(from)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn to_text<S: Serializer, T: Display>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(T::to_string).serialize(to)
+}
+
+fn filter_to_text<S: Serializer>(value: &Option<Filter>, to: S) -> Result<S::Ok, S::Error> {
+    let name = |f: &Filter| match f {
+        Filter::Bilinear => "bilinear",
+        Filter::Bicubic => "bicubic",
+    };
+    value.as_ref().map(name).serialize(to)
 }
 
 /// The filter of this name.
@@ -383,6 +449,33 @@ impl Steps {
             std: self.std.unwrap_or(preset.std),
             layout: self.layout.unwrap_or(preset.layout),
         })
+    }
+}
+
+impl TryFrom<Steps> for Preprocess {
+    type Error = Error;
+
+    fn try_from(steps: Steps) -> Result<Preprocess, Error> {
+        steps.build()
+    }
+}
+
+impl From<Preprocess> for Steps {
+    fn from(p: Preprocess) -> Steps {
+        Steps {
+            preset: None,
+            color: p.color,
+            resize: p.resize,
+            filter: Some(p.filter),
+            crop: p.crop,
+            random_crop: Some(p.random_crop),
+            flip: Some(p.flip),
+            jitter: Some(p.jitter),
+            scale: Some(p.scale),
+            mean: Some(p.mean),
+            std: Some(p.std),
+            layout: Some(p.layout),
+        }
     }
 }
 
@@ -483,5 +576,32 @@ impl Preprocess {
             }),
         };
         Ok(spread("mean", &self.mean)?.into_iter().zip(spread("std", &self.std)?).collect())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_survive_a_file() {
+        for name in PRESETS {
+            let preset = Preprocess::preset(name).unwrap();
+            let text = toml::to_string(&preset).unwrap();
+            assert_eq!(toml::from_str::<Preprocess>(&text).unwrap(), preset, "{text}");
+        }
+        let size = Size { height: 48, width: 192 };
+        let all = Preprocess {
+            color: Some(Color::Bgr),
+            resize: Some(Resize::Exact(size)),
+            filter: Filter::Bicubic,
+            crop: Some(size),
+            random_crop: RandomCrop::Padded(4),
+            jitter: Jitter { brightness: 0.4, contrast: 0.3, saturation: 0.2 },
+            layout: Layout::Nhwc,
+            ..Preprocess::default()
+        };
+        assert_eq!(toml::from_str::<Preprocess>(&toml::to_string(&all).unwrap()).unwrap(), all);
     }
 }

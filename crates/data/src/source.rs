@@ -30,6 +30,7 @@ pub enum Role {
 /// | `images.idx,labels.idx` | the same, both named |
 /// | `data_batch_1.bin` | CIFAR's binary format |
 /// | `val_list.txt` | picture files (JPEG, PNG, BMP, WebP): a path and a class number per line |
+/// | `cat.jpg` | a single picture, without a label |
 /// | a folder | what is in it, see below |
 /// | a folder`#test` | the same, of that split only |
 ///
@@ -151,6 +152,9 @@ impl Source {
             }
             if self.parts.is_empty() && path.extension().is_some_and(|e| e == "txt") {
                 return Ok(Content::Pictures(Listing::of_list(path)?));
+            }
+            if let (true, Some(picture)) = (self.parts.is_empty(), Listing::of_picture(path)) {
+                return Ok(Content::Pictures(picture));
             }
             match sniff(path)? {
                 Format::Npz => return self.read_archive(path, inputs).map(Content::from),
@@ -471,8 +475,8 @@ fn sniff(path: &Path) -> Result<Format, Error> {
         [a, b, ..] if [*a, *b] == idx::GZIP => Ok(Format::Idx),
         _ => Err(Error::format(
             &place,
-            "not data that is read here: .npz, .npy, MNIST idx files (plain or gzip), CIFAR .bin files, lists of pictures \
-             (.txt) and folders are",
+            "not data that is read here: .npz, .npy, MNIST idx files (plain or gzip), CIFAR .bin files, pictures, lists \
+             of pictures (.txt) and folders are",
         )),
     }
 }

@@ -1,12 +1,15 @@
 //! How many samples may be broken.
 
 use crate::{Dataset, Error};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many samples may be broken before reading ends with an error. Written `5` or `1%`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum MaxBroken {
     /// A number of samples.
     Samples(usize),
@@ -47,6 +50,29 @@ impl FromStr for MaxBroken {
                 _ => Err(bad()),
             },
         }
+    }
+}
+
+impl fmt::Display for MaxBroken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaxBroken::Samples(n) => write!(f, "{n}"),
+            MaxBroken::Percent(p) => write!(f, "{p}%"),
+        }
+    }
+}
+
+impl TryFrom<String> for MaxBroken {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<MaxBroken, Error> {
+        text.parse()
+    }
+}
+
+impl From<MaxBroken> for String {
+    fn from(limit: MaxBroken) -> String {
+        limit.to_string()
     }
 }
 

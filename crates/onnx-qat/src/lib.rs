@@ -36,6 +36,7 @@ mod history;
 mod model;
 pub mod pages;
 mod quantize;
+mod run;
 
 pub use analyze::{Analysis, AnalyzeOptions, analyze};
 pub use classes::{ClassScore, top_classes};
@@ -53,6 +54,7 @@ pub use ops;
 pub use passes;
 pub use quantize::{Outcome, PactInit, Progress, QuantizeOptions, Quantized, Stage, quantize};
 pub use report;
+pub use run::{Run, RunData};
 pub use tensor;
 pub use train;
 

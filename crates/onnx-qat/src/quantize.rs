@@ -4,21 +4,30 @@ use crate::{Error, Model};
 use data::Dataset;
 use observe::Distributions;
 use passes::{Equalize, Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use train::{Accuracy, Event, FitOptions};
 
 /// Where PACT thresholds start.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PactInit {
     /// At the largest magnitude that calibration saw of each tensor.
     #[default]
     Calibrated,
     /// At this value for every tensor; PaddleSlim's demo has 20.
     Value(f32),
-    /// At the thresholds of least squared error of an [`analyze`](crate::analyze)d model; as [`PactInit::Calibrated`] for
-    /// tensors that it does not name.
-    Analyzed(Distributions),
+    /// At these values by name of the tensor; as [`PactInit::Calibrated`] for tensors that are not named.
+    Each(BTreeMap<String, f32>),
+}
+
+impl PactInit {
+    /// The thresholds of least squared error of an [`analyze`](crate::analyze)d model.
+    pub fn analyzed(found: &Distributions) -> PactInit {
+        let thresholds = found.tensors.iter().map(|(name, d)| (name.clone(), d.thresholds.mse.magnitude));
+        PactInit::Each(thresholds.filter(|(_, t)| *t > 0.0).collect())
+    }
 }
 
 /// What to do.
@@ -189,11 +198,10 @@ fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: &PactInit) -> 
     match init {
         PactInit::Value(value) => pact.initial = *value,
         PactInit::Calibrated => pact.thresholds = magnitudes(graph),
-        PactInit::Analyzed(found) => {
+        PactInit::Each(given) => {
             pact.thresholds = magnitudes(graph);
             for (name, threshold) in &mut pact.thresholds {
-                let analyzed = found.tensors.get(name).map(|d| d.thresholds.mse.magnitude);
-                *threshold = analyzed.filter(|m| *m > 0.0).unwrap_or(*threshold);
+                *threshold = given.get(name).copied().unwrap_or(*threshold);
             }
         }
     }
