@@ -346,7 +346,7 @@ impl Show<'_> {
             }
             Event::Step { epoch, step, steps, loss, rates, accuracy, seconds } => {
                 let rate = rates.first().map_or(0.0, |r| r.1);
-                let mut shown = format!("loss {loss:.4}");
+                let mut shown = format!("loss {}", short(*loss));
                 if accuracy.samples > 0 {
                     shown += &format!(" top1 {} top5 {}", percent(accuracy.top1()), percent(accuracy.top5()));
                 }
@@ -370,7 +370,7 @@ impl Show<'_> {
             Event::Evaluated { .. } => {}
             Event::Epoch { epoch, loss, train, eval, thresholds, seconds } => {
                 self.printer.done();
-                let mut text = format!("epoch {} of {}: loss {loss:.4}", epoch + 1, self.epochs);
+                let mut text = format!("epoch {} of {}: loss {}", epoch + 1, self.epochs, short(*loss));
                 if train.samples > 0 {
                     let per_second = train.samples as f64 / seconds.max(1e-9);
                     text += &format!(", training top-1 {}, {per_second:.0} samples/s", percent(train.top1()));
@@ -425,6 +425,11 @@ impl Show<'_> {
             }
         }
     }
+}
+
+/// A loss with four digits that tell something.
+fn short(loss: f32) -> String {
+    if (1e-2..1e4).contains(&loss) { format!("{loss:.4}") } else { format!("{loss:.3e}") }
 }
 
 /// What was measured on the int8 form of the model.

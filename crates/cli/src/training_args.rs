@@ -50,7 +50,7 @@ pub struct TrainingArgs {
     /// Decay of an exponential moving average of the weights, which is what is evaluated and written.
     #[arg(long, value_name = "X", value_parser = below_1)]
     ema: Option<f32>,
-    /// Epochs after which batch norms use their running statistics.
+    /// Epochs after which batch norms use their running statistics; by default never with labels, from the start without.
     #[arg(long, value_name = "N")]
     freeze_bn_after: Option<usize>,
     /// Epochs after which the ranges of activations stay as they are.

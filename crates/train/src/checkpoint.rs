@@ -47,8 +47,9 @@ impl Identity {
         let labels: Vec<u8> =
             data.labels().unwrap_or_default().iter().flat_map(|l| l.to_le_bytes()).collect();
         let options = FitOptions { checkpoint: None, ..options.clone() };
-        let options = toml::Table::try_from(&options)
-            .map_err(|e| Error::Options(format!("they cannot be written to a checkpoint: {e}")))?;
+        let error = |e: &dyn std::fmt::Display| Error::Options(format!("no checkpoint can hold them: {e}"));
+        let options = toml::to_string(&options).map_err(|e| error(&e))?;
+        let options = options.parse().map_err(|e| error(&e))?;
         Ok(Identity {
             model: digest(ir::text::print(graph).as_bytes()),
             data: format!("{} samples, labels {}", data.len(), digest(&labels)),

@@ -200,14 +200,14 @@ fn targets(graph: &Graph, distill: &Distill) -> Result<Vec<Target>, GraphError> 
     }
     let target = |(name, v): (String, ValueId)| {
         let (logits, axis) = logits(graph, v);
-        let classes = |axis: i64| {
-            let dims = graph.ty(logits).dims().unwrap_or_default();
+        let several = |axis: i64| {
+            let dims = graph.ty(logits).shape.as_deref().unwrap_or_default();
             let axis = if axis < 0 { axis + dims.len() as i64 } else { axis };
-            dims.get(axis as usize).copied().unwrap_or(1)
+            dims.get(axis as usize).is_some_and(|d| d.fixed() != Some(1))
         };
         let is_scores = axis.is_some() || scores.as_deref() == Some(&name);
         let usual = axis.unwrap_or_else(|| if graph.ty(v).rank() >= Some(4) { 1 } else { -1 });
-        let by_form = if is_scores && classes(usual) > 1 { DistillLoss::Kl } else { DistillLoss::L2 };
+        let by_form = if is_scores && several(usual) { DistillLoss::Kl } else { DistillLoss::L2 };
         let loss = distill.loss.unwrap_or(by_form);
         let student = if loss == DistillLoss::Kl { logits } else { v };
         Target { name, student, loss, axis: usual }

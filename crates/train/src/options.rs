@@ -20,7 +20,8 @@ pub struct FitOptions {
     pub keep: Keep,
     /// Ends when so many epochs in a row were no better than the best. Needs evaluation data.
     pub patience: Option<usize>,
-    /// Epochs after which batch norms keep their running statistics and use them.
+    /// Epochs after which batch norms keep their running statistics and use them. Where nothing is said: never with labels, and from
+    /// the start when the float model is all there is to learn from, which uses them, too.
     pub freeze_batch_norm_after: Option<usize>,
     /// Epochs after which ranges of activations stay as they are.
     pub freeze_observers_after: Option<usize>,
@@ -63,10 +64,12 @@ impl FitOptions {
     /// The step of an epoch, for data with or without labels.
     pub(crate) fn step(&self, epoch: usize, labels: bool) -> StepConfig {
         let after = |epochs: Option<usize>| epochs.is_some_and(|n| epoch >= n);
+        let loss = self.loss.resolved(labels);
+        let alone = (loss.label_weight == 0.0).then_some(0);
         StepConfig {
             groups: self.groups.clone(),
-            loss: self.loss.resolved(labels),
-            freeze_batch_norm: after(self.freeze_batch_norm_after),
+            loss,
+            freeze_batch_norm: after(self.freeze_batch_norm_after.or(alone)),
             freeze_observers: after(self.freeze_observers_after),
             ema_decay: self.ema_decay,
         }
