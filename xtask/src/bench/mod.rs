@@ -46,6 +46,9 @@ struct Args {
     #[arg(long, value_delimiter = ',', num_args = 0.., require_equals = true, value_name = "NAME,…",
           value_parser = peer)]
     peers: Option<Vec<Contender>>,
+    /// Numbers of threads on which peers run, too; those of --threads by default.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBER,…")]
+    peer_threads: Option<Vec<u16>>,
     /// These of our own steps only.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…", value_parser = own)]
     own: Vec<Contender>,
@@ -144,16 +147,17 @@ pub fn run(args: &[OsString]) -> ExitCode {
 fn measure(args: Args) -> Result<(), Failure> {
     let setting = Setting { batch: args.batch.into(), size: args.size.into() };
     let networks = if args.model.is_empty() { Network::ALL.to_vec() } else { args.model };
-    let threads: Vec<usize> = args.threads.iter().map(|&n| n.into()).collect();
+    let threads = args.threads;
+    let peer_threads = args.peer_threads;
     if let Some(contender) = args.contender {
         let file = args.file.as_deref();
-        return on_threads(threads[0], || process::serve(contender, networks[0], setting, file));
+        return on_threads(threads[0].into(), || process::serve(contender, networks[0], setting, file));
     }
     let (rounds, steps) = if args.quick { (2, 1) } else { (args.rounds.into(), args.steps.into()) };
     if let Some(contender) = args.profile {
         let runs = rounds * steps;
         return networks.iter().try_for_each(|&network| {
-            on_threads(threads[0], || profile::print(contender, network, setting, runs, args.top))
+            on_threads(threads[0].into(), || profile::print(contender, network, setting, runs, args.top))
         });
     }
     let folder = root().join("target/bench");
@@ -174,10 +178,11 @@ fn measure(args: Args) -> Result<(), Failure> {
     for &network in &networks {
         let parameters = network.build(setting.batch, setting.size)?.1;
         for &threads in &threads {
-            let subject = Subject { network, parameters, threads };
+            let subject = Subject { network, parameters, threads: threads.into() };
             for task in [Task::Training, Task::Evaluation] {
-                let contenders: Vec<Contender> =
-                    contenders.iter().copied().filter(|c| c.task == task).collect();
+                let peers = peer_threads.as_ref().is_none_or(|on| on.contains(&threads));
+                let here = |c: &Contender| c.task == task && (peers || !c.is_peer());
+                let contenders: Vec<Contender> = contenders.iter().copied().filter(here).collect();
                 if contenders.is_empty() {
                     continue;
                 }
