@@ -1,1 +1,3 @@
-//! Shared helpers of the cross-crate tests.
+//! Shared helpers of the cross-crate tests, and of the fuzz targets.
+
+pub mod hostile;

@@ -1,6 +1,6 @@
 //! Files written whole or not at all.
 
-use crate::Error;
+use crate::{Error, Place};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -24,4 +24,23 @@ pub(crate) fn write_atomic(
         let _ = fs::remove_file(&temp);
         Error::Write { path: path.to_path_buf(), cause }
     })
+}
+
+/// Bytes of the largest array that is read into memory as a whole: a few bytes of a compressed file can hold a thousand
+/// times as many.
+const MOST_HELD: u64 = 4 << 30;
+
+/// # Errors
+/// When an array of that many bytes is too large to be read into memory.
+pub(crate) fn check_held(place: &Place, bytes: usize) -> Result<(), Error> {
+    match bytes as u64 {
+        ..=MOST_HELD => Ok(()),
+        _ => Err(Error::format(
+            place,
+            format!(
+                "the array takes {bytes} bytes, and at most {MOST_HELD} are read into memory; store it as an .npy file, \
+                 which is read piece by piece"
+            ),
+        )),
+    }
 }

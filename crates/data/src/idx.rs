@@ -1,6 +1,7 @@
 //! The idx format of the MNIST files (<http://yann.lecun.com/exdb/mnist>, "the IDX file format"): two zero bytes, a
 //! type code, the number of dimensions, each dimension and then the elements, all big-endian; plain or gzipped.
 
+use crate::file::check_held;
 use crate::{Error, Place};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
@@ -70,6 +71,7 @@ fn read_from(mut reader: impl Read, place: &Place) -> Result<Tensor, Error> {
     let expected = element_count(&shape)
         .and_then(|n| n.checked_mul(width))
         .ok_or_else(|| Error::format(place, format!("the header's shape {shape:?} is too large to count")))?;
+    check_held(place, expected)?;
     // Memory grows with the bytes that really come; one byte more tells a file that is too long, and has gzip
     // check its sum.
     let mut bytes = Vec::with_capacity(expected.min(1 << 20));
@@ -95,6 +97,15 @@ mod tests {
 
     fn parse(bytes: &[u8]) -> Result<Tensor, String> {
         read_from(bytes, &Place::file(Path::new("x-idx"))).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn giant_arrays_are_refused() {
+        let e = parse(&[0, 0, 8, 2, 0, 2, 0, 0, 0, 2, 0, 0]).unwrap_err();
+        assert!(
+            e.contains("x-idx: the array takes 17179869184 bytes") && e.contains("as an .npy file"),
+            "{e}"
+        );
     }
 
     #[test]

@@ -10,7 +10,6 @@ mod dataset;
 mod error;
 mod file;
 pub mod idx;
-mod jpeg;
 mod listing;
 mod loader;
 pub mod npy;

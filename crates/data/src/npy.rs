@@ -2,7 +2,7 @@
 //!
 //! The element type of the file is kept; Fortran order and big-endian bytes become C order and little-endian.
 
-use crate::file::write_atomic;
+use crate::file::{check_held, write_atomic};
 use crate::{Error, Place};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -83,6 +83,7 @@ pub(crate) fn read_from(mut reader: impl Read, size: u64, place: &Place) -> Resu
     let (header, taken) = read_header(&mut reader, place)?;
     let Header { dtype, shape, .. } = &header;
     let expected = header.bytes(place, size.saturating_sub(taken as u64))?;
+    check_held(place, expected)?;
     let mut bytes = Vec::with_capacity(expected.min(1 << 20));
     // One byte more than expected, so that too long an entry is seen and a zip entry is read to its checksum.
     reader.take(expected as u64 + 1).read_to_end(&mut bytes).map_err(|e| Error::read(place, e))?;
@@ -335,8 +336,11 @@ mod tests {
             "{e}"
         );
         // The size in a zip directory may lie just as well: only bytes that come are stored.
-        let e = read_from(&bytes[..], 4_000_000_000_000 + bytes.len() as u64 - 8, &place()).unwrap_err();
+        let large = file("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,)}", &[0; 8]);
+        let e = read_from(&large[..], 4_000_000_000 + large.len() as u64 - 8, &place()).unwrap_err();
         assert!(e.to_string().contains("but 8 are there"), "{e}");
+        let e = read_from(&bytes[..], 4_000_000_000_000 + bytes.len() as u64 - 8, &place()).unwrap_err();
+        assert!(e.to_string().contains("at most 4294967296 are read into memory"), "{e}");
         let huge = file("{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999, 9999999999)}", &[]);
         assert!(parse(&huge).unwrap_err().contains("too large"));
         let long = file("{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}", &[0; 3]);

@@ -1,6 +1,5 @@
 //! One picture of 8 bits: decoded, cut, resized, mirrored, recoloured.
 
-use crate::jpeg::Jpeg;
 use crate::{Jitter, Rng};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use kernels::resample::{Filter, Pixels, Window, resample};
@@ -17,49 +16,6 @@ pub(crate) struct Picture {
     /// 1 or 3.
     pub channels: usize,
     pub data: Vec<u8>,
-}
-
-/// A picture whose size is known, and whose pixels may not be decoded yet.
-pub(crate) enum Stored<'a> {
-    Jpeg(Jpeg<'a>, &'a [u8]),
-    Decoded(Picture),
-}
-
-impl Stored<'_> {
-    pub fn of(bytes: &[u8]) -> Result<Stored<'_>, String> {
-        match Jpeg::parse(bytes) {
-            Some(jpeg) => {
-                check_size(jpeg.width as u64, jpeg.height as u64)?;
-                Ok(Stored::Jpeg(jpeg, bytes))
-            }
-            None => Picture::decode(bytes).map(Stored::Decoded),
-        }
-    }
-
-    /// Height and width.
-    pub fn size(&self) -> (usize, usize) {
-        match self {
-            Stored::Jpeg(jpeg, _) => (jpeg.height, jpeg.width),
-            Stored::Decoded(picture) => (picture.height, picture.width),
-        }
-    }
-
-    /// The pixels of a rectangle.
-    pub fn rectangle(self, window: Window) -> Result<Picture, String> {
-        let decoded = match self {
-            Stored::Decoded(picture) => picture,
-            Stored::Jpeg(jpeg, bytes) => match jpeg.decode(window) {
-                Some(picture) => return Ok(picture),
-                // Damaged: the other decoder says what is wrong, or makes the best of it.
-                None => Picture::decode(bytes)?,
-            },
-        };
-        let Window { top, left, height, width } = window;
-        if (height, width) == (decoded.height, decoded.width) {
-            return Ok(decoded);
-        }
-        Ok(decoded.cut(top as isize, left as isize, height, width))
-    }
 }
 
 fn check_size(width: u64, height: u64) -> Result<(), String> {
@@ -121,13 +77,21 @@ impl Picture {
         })
     }
 
-    /// Resized to `height` and `width`, and of the result the rectangle `window`.
-    pub fn resized(&self, height: usize, width: usize, window: Window, filter: Filter) -> Picture {
+    /// The rectangle `from`, which lies inside, resized to `height` and `width`, and of the result the rectangle `window`.
+    pub fn resized(
+        &self,
+        from: Window,
+        height: usize,
+        width: usize,
+        window: Window,
+        filter: Filter,
+    ) -> Picture {
+        let stride = self.width * self.channels;
         let pixels = Pixels {
-            data: &self.data,
-            stride: self.width * self.channels,
-            width: self.width,
-            height: self.height,
+            data: &self.data[from.top * stride + from.left * self.channels..],
+            stride,
+            width: from.width,
+            height: from.height,
             channels: self.channels,
         };
         let data = resample(pixels, height, width, window, filter);

@@ -1,6 +1,6 @@
 //! Pictures as samples: files that are decoded when they are read, or arrays of 8 bits that are treated as pictures.
 
-use crate::picture::{Picture, Stored};
+use crate::picture::Picture;
 use crate::samples::{Row, Samples, View};
 use crate::{Color, Error, InputSpec, Jitter, Layout, Place, Preprocess, RandomCrop, Resize, Rng, Size};
 use kernels::resample::Window;
@@ -104,14 +104,14 @@ impl Origin {
         }
     }
 
-    /// Hands a picture, as it is stored, to `use_it`.
-    fn with<T>(&self, sample: usize, use_it: impl FnOnce(Stored) -> Result<T, Error>) -> Result<T, Error> {
+    /// A picture as it is stored.
+    fn picture(&self, sample: usize) -> Result<Picture, Error> {
         match self {
             Origin::Files { root, files } => {
                 let path = root.join(&*files[sample]);
                 let broken = |problem| Error::Broken { place: Place::file(&path), problem };
                 let bytes = read(&path).map_err(broken)?;
-                use_it(Stored::of(&bytes).map_err(broken)?)
+                Picture::decode(&bytes).map_err(broken)
             }
             &Origin::Array { ref array, height, width, channels, layout } => {
                 let len = height * width * channels;
@@ -123,7 +123,7 @@ impl Origin {
                     }
                     _ => stored.to_vec(),
                 };
-                use_it(Stored::Decoded(Picture { width, height, channels, data }))
+                Ok(Picture { width, height, channels, data })
             }
         }
     }
@@ -155,23 +155,18 @@ impl Samples for PictureSamples {
     fn read(&self, sample: usize, view: View, out: Row) -> Result<(), Error> {
         let mut rng = view.rng(sample);
         let place = || self.origin.place(sample, &self.place);
-        let mut picture = self.origin.with(sample, |stored| {
-            let (height, width) = stored.size();
-            let cut =
-                self.cut(height, width, rng.as_mut()).map_err(|problem| match self.preprocess.resize {
-                    Some(_) => Error::Broken { place: place(), problem },
-                    // All pictures have to have the size of the model then, so this is no single broken one.
-                    None => Error::Preprocess { problem: format!("{}: {problem}", place()) },
-                })?;
-            let picture =
-                stored.rectangle(cut.from).map_err(|problem| Error::Broken { place: place(), problem })?;
-            let picture = if self.color == Color::Gray { picture.gray() } else { picture };
-            let resized = picture.resized(cut.height, cut.width, cut.window, self.preprocess.filter);
-            Ok(match cut.offset {
-                Some((top, left)) => resized.cut(top, left, self.size.height, self.size.width),
-                None => resized,
-            })
+        let stored = self.origin.picture(sample)?;
+        let cut = self.cut(stored.height, stored.width, rng.as_mut());
+        let cut = cut.map_err(|problem| match self.preprocess.resize {
+            Some(_) => Error::Broken { place: place(), problem },
+            // All pictures have to have the size of the model then, so this is no single broken one.
+            None => Error::Preprocess { problem: format!("{}: {problem}", place()) },
         })?;
+        let stored = if self.color == Color::Gray { stored.gray() } else { stored };
+        let mut picture = stored.resized(cut.from, cut.height, cut.width, cut.window, self.preprocess.filter);
+        if let Some((top, left)) = cut.offset {
+            picture = picture.cut(top, left, self.size.height, self.size.width);
+        }
         if let Some(rng) = &mut rng {
             if self.preprocess.flip > 0.0 && rng.between(0.0, 1.0) < self.preprocess.flip {
                 picture.mirror();

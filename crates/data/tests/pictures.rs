@@ -73,6 +73,16 @@ fn resizing_is_pillows() {
     assert_eq!(checked, 18);
 }
 
+/// Decoders of JPEG are free in how they round the inverse transform and interpolate chroma (ITU-T T.81, JFIF), and that of
+/// the `image` crate is not libjpeg, which Pillow has. All other formats are exact.
+fn rounding(file: &str, color: &str) -> u8 {
+    match (file.contains("_jpeg/"), color) {
+        (true, "gray") => 1,
+        (true, _) => 4,
+        _ => 0,
+    }
+}
+
 #[test]
 fn every_format_is_decoded_as_pillow_does() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,11 +102,9 @@ fn every_format_is_decoded_as_pillow_does() {
             .flat_map(|p| (0..dims[0]).map(move |c| c * positions + p))
             .map(|i| planes[i])
             .collect();
-        // Another decoder reads progressive files, which rounds and interpolates differently.
-        let allowed = if file.contains("progressive") { 3 } else { 0 };
         let found = distance(&pixels, array.bytes());
         println!("{name}: {found}");
-        assert!(found <= allowed, "{name}: {found}");
+        assert!(found <= rounding(file, color), "{name}: {found}");
     }
 }
 
@@ -115,7 +123,8 @@ fn evaluation_is_deterministic_and_as_recorded() {
     for line in fs::read_to_string(root.join("val_list.txt")).unwrap().lines().enumerate() {
         let (sample, name) = (line.0, line.1.split_once(' ').unwrap().0.strip_prefix("val/").unwrap());
         let found = distance(&bytes(&list, sample), arrays[&format!("eval/{name}")].bytes());
-        assert!(found <= 2, "{name}: {found}");
+        println!("{name}: {found}");
+        assert!(found <= rounding(name, "rgb"), "{name}: {found}");
     }
 }
 

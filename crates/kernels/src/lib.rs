@@ -32,7 +32,6 @@ pub mod batch_norm;
 pub mod broadcast;
 pub mod elementwise;
 pub mod integer;
-pub mod jpeg;
 pub mod optimizer;
 pub mod quant;
 pub mod reduce;

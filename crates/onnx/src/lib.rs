@@ -30,7 +30,7 @@ pub use export::export;
 pub use file::read_bytes;
 pub use import::import;
 pub use meta::Meta;
-pub use model::{Weights, read_model, write_model};
+pub use model::{Weights, decode_model, read_model, write_model};
 pub use tensors::{from_tensor, read_tensor, to_tensor};
 
 use ir::{Graph, Registry};

@@ -18,7 +18,15 @@ const EXTERNAL_FROM: usize = 1024;
 /// When the file is missing, is something else than an ONNX model (the message says what it looks like), is cut off or
 /// damaged, or when external data is missing, too short, or outside the model's folder.
 pub fn read_model(path: &Path) -> Result<ModelProto, Error> {
-    let bytes = file::read(path)?;
+    decode_model(file::read(path)?, path)
+}
+
+/// Reads a model from the content of its file. `path` is where it lies, or would: for messages, and for weights in files
+/// beside it.
+///
+/// # Errors
+/// As [`read_model`].
+pub fn decode_model(bytes: Bytes, path: &Path) -> Result<ModelProto, Error> {
     if bytes.is_empty() {
         return Err(Error::Empty { path: path.to_path_buf() });
     }

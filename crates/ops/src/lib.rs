@@ -429,6 +429,11 @@ impl Registry for Ops {
     }
 }
 
+/// Domain and name of every operator, sorted; the domain of ONNX is empty.
+pub fn operators() -> impl ExactSizeIterator<Item = (&'static str, &'static str)> {
+    OPS.iter().map(|&(domain, name, _)| (domain, name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

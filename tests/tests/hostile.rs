@@ -1,0 +1,113 @@
+//! Damaged and malicious models are refused or compiled, without a panic and in little time: what the fuzz targets look for
+//! at length, looked for briefly; and what they once found.
+
+#![allow(clippy::unwrap_used)]
+
+use onnx_qat_tests::hostile::{self, Dice, mutate};
+use ops::Ops;
+use proptest::prelude::*;
+use prost::Message;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// Far beyond what any of the small models here takes, also in a debug build beside other tests.
+const LONGEST: Duration = Duration::from_secs(10);
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut todo = vec![root];
+    while let Some(folder) = todo.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => todo.push(path),
+                false if path.extension().is_some_and(|e| e == ending) => files.push(path),
+                false => {}
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Models that are in order: the graphs of the pass tests that ONNX can express, and the fixtures.
+static MODELS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let texts = files("passes", "onnxtxt").into_iter().filter_map(|path| {
+        let graph = ir::text::parse(&fs::read_to_string(path).unwrap(), &Ops).unwrap();
+        onnx::export(&graph, &onnx::Meta::default(), None).ok().map(|(model, _)| model.encode_to_vec())
+    });
+    let fixtures = files("../fixtures/digits", "onnx").into_iter().map(|path| fs::read(path).unwrap());
+    texts.chain(fixtures).collect()
+});
+
+fn within(bytes: &[u8], what: impl FnOnce(&[u8])) {
+    let start = Instant::now();
+    what(bytes);
+    assert!(start.elapsed() < LONGEST, "{:?}", start.elapsed());
+}
+
+#[test]
+fn there_are_models_to_begin_with() {
+    assert!(MODELS.len() > 40, "{}", MODELS.len());
+    assert!(MODELS.iter().all(|m| hostile::load(m).is_some()));
+}
+
+/// A case takes a fraction of a millisecond, so there are more than `PROPTEST_CASES` says.
+fn many() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.saturating_mul(8), failure_persistence: None, ..usual }
+}
+
+proptest! {
+    #![proptest_config(many())]
+
+    #[test]
+    fn damaged_bytes(model in any::<prop::sample::Index>(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut bytes = MODELS[model.index(MODELS.len())].clone();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        within(&bytes, |b| drop(hostile::load(b)));
+        within(&bytes, |b| hostile::infer(b, 2));
+    }
+
+    #[test]
+    fn changed_models(model in any::<prop::sample::Index>(), seed in any::<u64>(), changes in 1usize..6) {
+        let bytes = &MODELS[model.index(MODELS.len())];
+        let mut model = onnx::proto::ModelProto::decode(&bytes[..]).unwrap();
+        let mut dice = Dice(seed);
+        (0..changes).for_each(|_| mutate(&mut model, &mut dice));
+        let bytes = model.encode_to_vec();
+        within(&bytes, |b| hostile::infer(b, 3));
+        within(&bytes, hostile::compile);
+    }
+}
+
+/// Files on which a fuzz target once failed, in `tests/hostile`: `TARGET-WHAT.onnx`.
+#[test]
+fn what_was_found_before() {
+    for path in files("hostile", "onnx") {
+        println!("{}", path.display());
+        let bytes = fs::read(&path).unwrap();
+        within(&bytes, |b| drop(hostile::load(b)));
+        within(&bytes, |b| hostile::infer(b, 2));
+        within(&bytes, hostile::compile);
+    }
+}
+
+/// Writes the models that the fuzz targets begin with: `cargo test -p onnx-qat-tests --test hostile seeds -- --ignored`.
+#[test]
+#[ignore = "makes files for the fuzz targets"]
+fn seeds() {
+    for target in ["load", "infer", "compile"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        fs::create_dir_all(&folder).unwrap();
+        for (i, model) in MODELS.iter().enumerate() {
+            fs::write(folder.join(format!("{i}.onnx")), model).unwrap();
+        }
+    }
+}
