@@ -398,9 +398,16 @@ impl Graph {
     fn infer_op(&self, op: &dyn Op, ins: &[Option<ValueId>], outs: usize) -> Result<Vec<Type>, String> {
         let args: SmallVec<[Option<Arg>; 4]> =
             ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
+        let absurd = |ty: &Type| format!("a tensor {ty} has more elements than any memory holds");
+        if let Some(arg) = args.iter().flatten().find(|a| !a.ty.is_countable()) {
+            return Err(absurd(arg.ty));
+        }
         let types = op.infer(&Infer::new(&args, outs))?;
         if types.len() < outs {
             return Err(format!("the operator has {} results, but {outs} are named", types.len()));
+        }
+        if let Some(ty) = types.iter().find(|ty| !ty.is_countable()) {
+            return Err(absurd(ty));
         }
         Ok(types)
     }

@@ -86,6 +86,13 @@ impl Type {
         self.shape.as_ref().map(Vec::len)
     }
 
+    /// Whether the known sizes describe a tensor that could exist: at most 2^48 elements, so that products of sizes, and of
+    /// sizes and element widths, never overflow. Sizes of 0 do not excuse the others.
+    pub fn is_countable(&self) -> bool {
+        let fixed = self.shape.iter().flatten().filter_map(Dim::fixed);
+        fixed.map(|n| n.max(1)).try_fold(1usize, usize::checked_mul).is_some_and(|n| n <= 1 << 48)
+    }
+
     /// `false` only when no tensor can have both types.
     pub fn agrees(&self, other: &Type) -> bool {
         let dtype = !matches!((self.dtype, other.dtype), (Some(a), Some(b)) if a != b);

@@ -5,13 +5,14 @@ use crate::proto::{TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use ir::{Dim, Type};
 use tensor::DType;
 
-/// What a declared type says. Types that are no tensors say nothing.
+/// What a declared type says. Types that are no tensors say nothing, nor do shapes that no tensor can have.
 pub(crate) fn read(proto: Option<&TypeProto>) -> Type {
     let Some(type_proto::Value::TensorType(t)) = proto.and_then(|t| t.value.as_ref()) else {
         return Type::unknown();
     };
     let shape = t.shape.as_ref().map(|s| s.dim.iter().map(dim).collect());
-    Type { dtype: DType::from_onnx(t.elem_type()), shape }
+    let ty = Type { dtype: DType::from_onnx(t.elem_type()), shape };
+    if ty.is_countable() { ty } else { Type { shape: None, ..ty } }
 }
 
 /// Some exporters write -1, or a name that is no name, for a size that is not known.

@@ -58,16 +58,29 @@ pub(crate) fn channels(x: &Type) -> Result<Dim, String> {
     }
 }
 
-/// Checks that operand `i` has one element per channel.
-pub(crate) fn check_parameter(cx: &Infer, i: usize, channels: &Dim) -> Result<(), String> {
-    let ty = cx.float(i)?;
-    match ty.shape.as_deref() {
-        None => Ok(()),
-        Some([d]) if d.agrees(channels) => Ok(()),
-        Some(_) => {
-            Err(format!("input {i} should have one element for each of the {channels} channels, but is {ty}"))
+/// Checks that these operands have one element per channel, and tells the number of channels, which may be known from them
+/// alone.
+pub(crate) fn check_parameters(
+    cx: &Infer,
+    operands: std::ops::Range<usize>,
+    mut channels: Dim,
+) -> Result<Dim, String> {
+    for i in operands {
+        let ty = cx.float(i)?;
+        match ty.shape.as_deref() {
+            None => {}
+            Some([d]) if d.agrees(&channels) => {
+                if d.fixed().is_some() {
+                    channels = d.clone();
+                }
+            }
+            Some(_) => {
+                let problem = "should have one element for each of the";
+                return Err(format!("input {i} {problem} {channels} channels, but is {ty}"));
+            }
         }
     }
+    Ok(channels)
 }
 
 /// The activation as the kernels see it, in either layout.
@@ -111,8 +124,7 @@ impl Op for BatchNormalization {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let x = cx.float(0)?;
-        let channels = channels(x)?;
-        (1..5).try_for_each(|i| check_parameter(cx, i, &channels))?;
+        let channels = check_parameters(cx, 1..5, channels(x)?)?;
         if !self.training {
             return Ok(vec![x.clone()]);
         }
@@ -282,8 +294,7 @@ impl Op for BatchNormalizationGrad {
         if !dy.agrees(x) {
             return Err(format!("the gradient {dy} should have the type of the data {x}"));
         }
-        let channels = channels(x)?;
-        (2..5).try_for_each(|i| check_parameter(cx, i, &channels))?;
+        check_parameters(cx, 2..5, channels(x)?)?;
         Ok(vec![x.clone(), cx.ty(2)?.clone(), cx.ty(2)?.clone()])
     }
 

@@ -3,7 +3,7 @@
 //! whose arithmetic it keeps. Between product and result nothing is stored: the gradient computes it again.
 
 use crate::activation_scale::ActivationScale;
-use crate::batch_normalization::{channels, check_parameter, shape};
+use crate::batch_normalization::{channels, check_parameters, shape};
 use crate::decode::values;
 use crate::{pact, unary};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
@@ -176,8 +176,7 @@ impl Op for Epilogue {
         let dtype = if self.codes { DType::U8 } else { DType::F32 };
         let mut results = vec![Type { dtype: Some(dtype), shape: x.shape.clone() }];
         if self.norm.is_some() {
-            let channels = channels(x)?;
-            (GAMMA..=VARIANCE).try_for_each(|i| check_parameter(cx, i, &channels))?;
+            let channels = check_parameters(cx, GAMMA..VARIANCE + 1, channels(x)?)?;
             let statistic = Type { dtype: x.dtype, shape: Some(vec![channels]) };
             results.extend(vec![cx.ty(MEAN)?.refined(&statistic); 4]);
         }

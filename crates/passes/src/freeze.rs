@@ -382,12 +382,13 @@ fn storage(known: &Known) -> Option<(Tensor, Option<(f32, f32)>)> {
     let grid = known.quantizer.grid;
     // Signed codes become unsigned ones: uint8 is what every runtime computes with.
     let offset = if grid.low < 0 { 128 } else { 0 };
-    let (low, high, zero) = (grid.low + offset, grid.high + offset, known.zero_point.first()? + offset);
+    let [low, high, zero] =
+        [grid.low, grid.high, *known.zero_point.first()?].map(|code| i64::from(code) + offset);
     let zero_point = Tensor::scalar(u8::try_from(zero).ok()?);
     if low < 0 || high > 255 {
         return None;
     }
-    let value = |code: i32| (code - zero) as f32 * known.scale[0];
+    let value = |code: i64| (code - zero) as f32 * known.scale[0];
     let full = (low == 0 || (low == 1 && offset == 128)) && high == 255;
     Some((zero_point, (!full).then(|| (value(low), value(high)))))
 }
