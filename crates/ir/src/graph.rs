@@ -6,7 +6,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use tensor::Tensor;
@@ -149,8 +149,21 @@ pub struct Graph {
     inputs: Vec<NodeId>,
     outputs: Vec<Output>,
     updates: Vec<Update>,
-    names: HashSet<String>,
+    /// How many updates take a value.
+    taken: HashMap<ValueId, usize>,
+    names: HashMap<String, Named>,
+    /// Nodes by birth.
+    births: BTreeMap<u32, NodeIndex>,
     next_seq: u32,
+}
+
+/// What has a name. Node names stand behind a mark that no tensor name can begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    /// Nothing yet, or nothing in this graph.
+    Reserved,
+    Value(ValueId),
+    Node(NodeId),
 }
 
 impl Graph {
@@ -202,9 +215,17 @@ impl Graph {
 
     /// All nodes, in birth order.
     pub fn nodes(&self) -> Vec<NodeId> {
-        let mut ids: Vec<NodeId> = self.g.node_indices().map(NodeId).collect();
-        ids.sort_by_key(|&id| self.node(id).seq);
-        ids
+        self.births.values().copied().map(NodeId).collect()
+    }
+
+    /// Where [`Graph::born_since`] is to begin: behind the nodes that are there now.
+    pub fn now(&self) -> u32 {
+        self.next_seq
+    }
+
+    /// The nodes that were added since [`Graph::now`] said `then`, in birth order.
+    pub fn born_since(&self, then: u32) -> Vec<NodeId> {
+        self.births.range(then..).map(|(_, &i)| NodeId(i)).collect()
     }
 
     /// Number of nodes.
@@ -263,7 +284,7 @@ impl Graph {
 
     /// The only reader of a value that is neither a graph output nor an update, if there is just one.
     pub fn only_consumer(&self, v: ValueId) -> Option<NodeId> {
-        if self.is_output(v) || self.updates.iter().any(|u| u.next == v) {
+        if self.is_output(v) || self.taken.contains_key(&v) {
             return None;
         }
         match self.consumers(v)[..] {
@@ -294,18 +315,18 @@ impl Graph {
 
     /// The value of this name.
     pub fn find(&self, name: &str) -> Option<ValueId> {
-        self.g.node_indices().find_map(|i| {
-            let out = self.g[i].outs.iter().position(|o| o.name == name)?;
-            Some(ValueId { node: NodeId(i), out: out as u16 })
-        })
+        match self.names.get(name) {
+            Some(Named::Value(v)) => Some(*v),
+            _ => None,
+        }
     }
 
     /// The operation of this node name.
     pub fn find_node(&self, name: &str) -> Option<NodeId> {
-        self.g
-            .node_indices()
-            .map(NodeId)
-            .find(|&id| self.node(id).op().is_some() && self.node(id).name == name)
+        match self.names.get(&format!("\0{name}")) {
+            Some(Named::Node(id)) => Some(*id),
+            _ => None,
+        }
     }
 
     // ---- adding ----
@@ -314,17 +335,28 @@ impl Graph {
     pub fn fresh(&mut self, base: &str) -> String {
         let mut name = base.to_string();
         let mut n = 0;
-        while !self.names.insert(name.clone()) {
+        while self.names.contains_key(&name) {
             n += 1;
             name = format!("{base}_{n}");
         }
+        self.names.insert(name.clone(), Named::Reserved);
         name
     }
 
     fn push(&mut self, kind: Kind, name: String, origin: String, outs: SmallVec<[Value; 1]>) -> NodeId {
         let seq = self.next_seq;
         self.next_seq += 1;
-        NodeId(self.g.add_node(Node { kind, name, origin, ins: SmallVec::new(), outs, seq }))
+        let values: Vec<String> = outs.iter().map(|v| v.name.clone()).collect();
+        let label = matches!(kind, Kind::Op(_)).then(|| format!("\0{name}"));
+        let id = NodeId(self.g.add_node(Node { kind, name, origin, ins: SmallVec::new(), outs, seq }));
+        self.births.insert(seq, id.0);
+        for (out, name) in values.into_iter().enumerate() {
+            self.names.insert(name, Named::Value(ValueId { node: id, out: out as u16 }));
+        }
+        if let Some(label) = label {
+            self.names.insert(label, Named::Node(id));
+        }
+        id
     }
 
     fn leaf(&mut self, kind: Kind, name: &str, ty: Type) -> NodeId {
@@ -443,13 +475,28 @@ impl Graph {
 
     /// After each run `variable` becomes `next`. Replaces an earlier update of the variable.
     pub fn set_update(&mut self, variable: ValueId, next: ValueId) {
-        self.updates.retain(|u| u.variable != variable.node);
+        if let Some(at) = self.updates.iter().position(|u| u.variable == variable.node) {
+            let old = self.updates.remove(at);
+            self.release(old.next);
+        }
         self.updates.push(Update { variable: variable.node, next });
+        *self.taken.entry(next).or_default() += 1;
+    }
+
+    /// One update takes the value no longer.
+    fn release(&mut self, v: ValueId) {
+        if let Some(n) = self.taken.get_mut(&v) {
+            *n -= 1;
+            if *n == 0 {
+                self.taken.remove(&v);
+            }
+        }
     }
 
     /// Drops all updates: the variables keep their values.
     pub fn clear_updates(&mut self) {
         self.updates.clear();
+        self.taken.clear();
     }
 
     /// Removes a graph input that nobody reads. Returns whether it did.
@@ -501,8 +548,11 @@ impl Graph {
         for o in self.outputs.iter_mut().filter(|o| o.value == old) {
             o.value = new;
         }
-        for u in self.updates.iter_mut().filter(|u| u.next == old) {
-            u.next = new;
+        if let Some(n) = self.taken.remove(&old) {
+            *self.taken.entry(new).or_default() += n;
+            for u in self.updates.iter_mut().filter(|u| u.next == old) {
+                u.next = new;
+            }
         }
         Ok(())
     }
@@ -556,6 +606,21 @@ impl Graph {
         Ok(())
     }
 
+    /// Forgets the results of a node from `len` on, which nobody may read: optional ones that are no longer asked for.
+    pub fn truncate_results(&mut self, node: NodeId, len: usize) {
+        let read = |out: usize| {
+            let v = ValueId { node, out: out as u16 };
+            self.is_output(v) || !self.consumers(v).is_empty()
+        };
+        let len = (0..self.node(node).outs.len()).rposition(read).map_or(0, |last| last + 1).max(len);
+        let outs = &mut self.g[node.0].outs;
+        while outs.len() > len.max(1) {
+            if let Some(out) = outs.pop() {
+                self.names.remove(&out.name);
+            }
+        }
+    }
+
     /// Points one operand slot elsewhere.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) {
         let edge = self.g.edges_directed(node.0, Direction::Incoming).find(|e| *e.weight() as usize == slot);
@@ -577,6 +642,7 @@ impl Graph {
     pub fn swap_names(&mut self, a: ValueId, b: ValueId) {
         let name = |g: &Graph, v: ValueId| g.value(v).name.clone();
         for (v, name) in [(a, name(self, b)), (b, name(self, a))] {
+            self.names.insert(name.clone(), Named::Value(v));
             let node = &mut self.g[v.node.0];
             if !matches!(node.kind, Kind::Op(_)) {
                 node.name = name.clone();
@@ -590,6 +656,7 @@ impl Graph {
         let old = self.value(v).name.clone();
         self.names.remove(&old);
         let name = self.fresh(base);
+        self.names.insert(name.clone(), Named::Value(v));
         let node = &mut self.g[v.node.0];
         if !matches!(node.kind, Kind::Op(_)) {
             node.name = name.clone();
@@ -601,6 +668,8 @@ impl Graph {
     pub fn swap_labels(&mut self, a: NodeId, b: NodeId) {
         if self.node(a).op().is_some() && self.node(b).op().is_some() {
             let (x, y) = (self.node(a).name.clone(), self.node(b).name.clone());
+            self.names.insert(format!("\0{y}"), Named::Node(a));
+            self.names.insert(format!("\0{x}"), Named::Node(b));
             self.g[a.0].name = y;
             self.g[b.0].name = x;
         }
@@ -681,10 +750,13 @@ impl Graph {
         let dead: Vec<NodeIndex> = self.g.node_indices().filter(|i| !live.contains(i)).collect();
         for i in dead {
             if let Some(node) = self.g.remove_node(i) {
+                self.births.remove(&node.seq);
                 for out in &node.outs {
                     self.names.remove(&out.name);
                 }
-                self.names.remove(&format!("\0{}", node.name));
+                if matches!(node.kind, Kind::Op(_)) {
+                    self.names.remove(&format!("\0{}", node.name));
+                }
             }
         }
     }

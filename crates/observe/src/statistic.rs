@@ -56,6 +56,29 @@ impl Statistic {
         state
     }
 
+    /// The state that many batches leave which all span `range`.
+    pub fn holding(self, range: Range) -> Vec<f32> {
+        let Range { min, max } = range;
+        let (magnitude, mut state) = (range.abs_max(), self.initial());
+        // The sum of all weights, from the newest to the oldest.
+        let weight = |rate: f32| 1.0 / (1.0 - rate);
+        state[0] = min;
+        match self {
+            Statistic::MinMax => state[1..].copy_from_slice(&[max, 1.0]),
+            Statistic::MovingAverageMinMax { rate } => {
+                let weight = weight(rate);
+                state[1..].copy_from_slice(&[weight, min * weight, max * weight]);
+            }
+            Statistic::AbsMax => state[1] = magnitude,
+            Statistic::MovingAverageAbsMax { rate } => {
+                let weight = weight(rate);
+                state[1..].copy_from_slice(&[magnitude, weight, magnitude * weight]);
+            }
+            Statistic::RangeAbsMax { .. } => state[1..4].copy_from_slice(&[magnitude, 1.0, magnitude]),
+        }
+        state
+    }
+
     /// Takes one batch into account. An empty batch changes nothing.
     ///
     /// # Errors
@@ -164,6 +187,28 @@ mod tests {
         assert_eq!(kind.range(&state), None);
         kind.update(&[0.0, 2.0], &mut state).unwrap();
         assert_eq!(kind.range(&state), Some(Range { min: 0.0, max: 2.0 }));
+    }
+
+    #[test]
+    fn a_held_range_is_the_range() {
+        let kinds = [
+            Statistic::MinMax,
+            Statistic::MovingAverageMinMax { rate: 0.9 },
+            Statistic::AbsMax,
+            Statistic::MovingAverageAbsMax { rate: 0.9 },
+            Statistic::RangeAbsMax { window: 3 },
+        ];
+        for kind in kinds {
+            let symmetric = Range { min: -3.0, max: 3.0 };
+            let held = kind.range(&kind.holding(symmetric)).unwrap();
+            assert!((held.min + 3.0).abs() < 1e-6 && (held.max - 3.0).abs() < 1e-6, "{kind:?}: {held:?}");
+        }
+        for kind in &kinds[..2] {
+            let mut state = kind.holding(Range { min: -1.0, max: 2.0 });
+            kind.update(&[-1.0, 2.0], &mut state).unwrap();
+            let held = kind.range(&state).unwrap();
+            assert!((held.min + 1.0).abs() < 1e-6 && (held.max - 2.0).abs() < 1e-6, "{kind:?}: {held:?}");
+        }
     }
 
     #[test]
