@@ -122,6 +122,10 @@ mod sum;
 mod sum_to;
 mod tanh;
 mod tile;
+mod training;
+mod training_adagrad;
+mod training_adam;
+mod training_momentum;
 mod transpose;
 mod unsqueeze;
 mod weight_scale;
@@ -253,6 +257,10 @@ pub use sum::Sum;
 pub use sum_to::SumTo;
 pub use tanh::Tanh;
 pub use tile::Tile;
+pub use training::Slots;
+pub use training_adagrad::TrainingAdagrad;
+pub use training_adam::TrainingAdam;
+pub use training_momentum::TrainingMomentum;
 pub use transpose::Transpose;
 pub use unary::UnaryGrad;
 pub use unsqueeze::Unsqueeze;
@@ -364,6 +372,9 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),
     ("", "Xor", xor::parse),
+    ("ai.onnx.preview.training", "Adagrad", training_adagrad::parse),
+    ("ai.onnx.preview.training", "Adam", training_adam::parse),
+    ("ai.onnx.preview.training", "Momentum", training_momentum::parse),
     ("com.microsoft", "FusedConv", fused_conv::parse),
     ("com.microsoft", "MatMulIntegerToFloat", mat_mul_integer_to_float::parse),
     ("com.microsoft", "QGemm", q_gemm::parse),
