@@ -6,6 +6,7 @@
 //! written where one value has two names) and for the table of where the operator set of ONNX broke with itself.
 
 mod attributes;
+mod encode;
 mod error;
 mod export;
 mod external;
@@ -14,9 +15,11 @@ mod history;
 mod import;
 mod meta;
 mod model;
+mod runtime_checkpoint;
 mod sha1;
 mod subgraph;
 mod tensors;
+mod training;
 mod types;
 
 /// The messages of the format, generated from `proto/onnx.proto` by the test `schema`.
@@ -31,7 +34,9 @@ pub use file::read_bytes;
 pub use import::import;
 pub use meta::Meta;
 pub use model::{Weights, decode_model, read_model, write_model};
+pub use runtime_checkpoint::{RuntimeCheckpoint, read_runtime_checkpoint};
 pub use tensors::{from_tensor, read_tensor, to_tensor};
+pub use training::import_training;
 
 use ir::{Graph, Registry};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
 //! What a file says beside its computation.
 
 use crate::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use crate::tensors;
 use std::collections::{BTreeMap, BTreeSet};
+use tensor::Tensor;
 
 /// The opset that is written where nobody asks for another.
 pub(crate) const DEFAULT_OPSET: i64 = 17;
@@ -73,6 +75,16 @@ impl Meta {
     /// Whether the file holds training steps beside the graph.
     pub fn has_training_info(&self) -> bool {
         !self.model.training_info.is_empty()
+    }
+
+    /// Gives the states of the training steps (moments, the count of updates) other values, by name.
+    pub fn set_training_states(&mut self, states: &[(String, Tensor)]) {
+        let graphs = self.model.training_info.iter_mut().filter_map(|info| info.algorithm.as_mut());
+        for tensor in graphs.flat_map(|g| &mut g.initializer) {
+            if let Some((name, value)) = states.iter().find(|(name, _)| name == tensor.name()) {
+                *tensor = tensors::from_tensor(name, value);
+            }
+        }
     }
 
     /// Forgets the training steps: they describe weights that are being replaced.

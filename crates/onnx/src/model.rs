@@ -1,5 +1,6 @@
 //! Model files as messages: recognised, decoded, encoded.
 
+use crate::encode::encode;
 use crate::file::{self, Draft};
 use crate::proto::ModelProto;
 use crate::{Error, external};
@@ -178,7 +179,8 @@ fn write_within(
     };
     let Some(from) = from else {
         let mut draft = Draft::new(path)?;
-        draft.write(&model.encode_to_vec())?;
+        // Raw data is shared: the copy costs only the small parts.
+        encode(model.clone(), &mut |piece| draft.write(piece))?;
         draft.sync()?;
         return Ok(vec![draft.publish()?]);
     };
