@@ -19,7 +19,7 @@ use passes::{
     FoldBias, FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd,
     FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize,
     ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
-    Report, SoftmaxAxis, TrainOnCodes,
+    Report, SoftmaxAxis, Thaw, TrainOnCodes, WidenHalves,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -35,6 +35,8 @@ enum Keeps {
     ResultsWithoutQuantizers,
     /// The results, up to one step of quantization, of the graph with its updates dropped.
     Codes,
+    /// The results, up to one step of quantization, of both graphs with their updates dropped.
+    CodesBeforeTraining,
     /// The results, up to the error of 8-bit quantization.
     Roughly,
     /// Nothing that could be compared.
@@ -90,6 +92,8 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "fuse-activation" => results(of().then(FuseActivation)),
         "fuse-epilogue" => results(of().then(FuseEpilogue)),
         "train-on-codes" => results(of().then(TrainOnCodes)),
+        "widen-halves" => one(of().then(WidenHalves), Keeps::Nothing),
+        "thaw-quant" => one(of().then(Thaw { config }), Keeps::CodesBeforeTraining),
         "fuse-hard-swish" => results(of().then(FuseHardSwish)),
         "lower-activations" => one(of().then(LowerActivations), Keeps::Roughly),
         "fuse-qdq" => one(of().then(FuseQdq), Keeps::Codes),
@@ -185,6 +189,11 @@ fn check_results(before: &Graph, after: &Graph, keeps: Keeps) {
             DropUpdates.run(&mut before, &mut Report::default()).unwrap();
             // Biases are rounded to int32.
             compare(&before, after, 1e-4, widest_step(&before, after));
+        }
+        Keeps::CodesBeforeTraining => {
+            let mut after = after.clone();
+            DropUpdates.run(&mut after, &mut Report::default()).unwrap();
+            compare(before, &after, 1e-4, widest_step(before, &after));
         }
         Keeps::Roughly => {
             let mut before = before.clone();

@@ -25,6 +25,8 @@ fn trained(model: &str, threads: usize) -> Vec<u8> {
         config: QuantConfig::default(),
         hooks: Hooks::default(),
         equalize: true,
+        fold_batch_norm: false,
+        recipe: None,
         pact: Some(PactInit::Value(4.0)),
         calibration_samples: 128,
         fit: FitOptions { epochs: 1, batch: 96, seed: 3, groups, ..FitOptions::default() },

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_input;
+mod scale;
 mod tidy;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ Chores of this repository:
   bench            Measure training and evaluation steps, ours and of other frameworks; see --help
   bench-input      Measure reading, decoding and augmenting pictures, ours and PyTorch's; see --help
   golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
+  scale            Measure how time and memory grow with the size of a model; see --help
   tidy             Check dependencies between crates, file sizes and texts
 ";
 
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&args[1..]),
         Some("bench-input") => bench_input::run(&args[1..]),
         Some("golden") => golden(&args[1..]),
+        Some("scale") => scale::run(&args[1..]),
         Some("tidy") => tidy::run(),
         first => {
             let help = matches!(first, None | Some("help" | "--help" | "-h"));

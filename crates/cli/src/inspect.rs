@@ -28,8 +28,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let counts = model.operator_counts();
     note("operators", counts.iter().map(|(op, n)| format!("{op} {n}")).collect::<Vec<_>>().join(", "));
     note("data inputs", signature.data.join(", "));
-    if let (Some(loss), Some(label)) = (&signature.loss, &signature.label) {
-        note("training", format!("loss \"{loss}\" is in the graph, labels go to \"{label}\""));
+    for form in &model.forms {
+        note("form", form.to_string());
     }
     if let Some(scores) = &signature.scores {
         note("class scores", scores.clone());

@@ -8,10 +8,12 @@ use clap::ValueEnum;
 use onnx_qat::data::Dataset;
 use onnx_qat::observe::Distributions;
 use onnx_qat::onnx::SaveOptions;
-use onnx_qat::passes::{ActivationQuantizeType, Numerics, QuantConfig, Report, Verdict};
+use onnx_qat::passes::{
+    ActivationQuantizeType, Numerics, QuantConfig, Report, Selector, Verdict, onnx_runtime_overrides,
+};
 use onnx_qat::report::{Table, bytes, duration, percent};
 use onnx_qat::train::{Accuracy, Event, Quality};
-use onnx_qat::{Error, Model, Outcome, PactInit, Run, RunData, Stage};
+use onnx_qat::{Becomes, Decision, Error, Model, Outcome, PactInit, RecipeRate, Run, RunData, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,6 +62,19 @@ struct Quantization {
     pact_init: PactInitArg,
     #[command(flatten)]
     pact_group: PactGroup,
+    /// What training does with batch norms: they use the statistics of the batch and update the running ones, or keep and use
+    /// the running ones, or are folded into convolutions first. The int8 model has them folded in any case. By default they
+    /// are updated, or frozen where the float model is all there is to learn from.
+    #[arg(long, value_name = "update|freeze|fold", value_enum, conflicts_with = "freeze_bn_after")]
+    batch_norm: Option<BatchNorm>,
+    /// Train with the optimizer, rate and states of the training step that the file holds (`TrainingInfoProto`), if it holds
+    /// one. Off when an optimizer or its options are given.
+    #[arg(long, value_name = "on|off", value_parser = on_off, action = clap::ArgAction::Set)]
+    recipe: Option<bool>,
+    /// Write the float model after training, without quantizers, here as well; with the states of the file's own optimizer,
+    /// where that trained it.
+    #[arg(long, value_name = "FILE")]
+    trained: Option<PathBuf>,
     /// Cross-layer equalization of neighbouring layers without batch norm, before quantizers are inserted.
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
     equalize: bool,
@@ -69,9 +84,19 @@ struct Quantization {
     /// How ranges are calibrated.
     #[arg(long, value_enum)]
     calibration_method: Option<Calibration>,
-    /// Leave nodes in floating point whose name contains this; may be repeated.
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    /// Quantize these nodes only; may be repeated. A node name, a glob (`/block1/*`), `re:REGEX` for the whole name,
+    /// `type:OPERATOR`, or `between A B` for the nodes on the ways from A to B.
+    #[arg(long, value_name = "NODES")]
+    include: Vec<Selector>,
+    /// Leave these nodes in floating point; may be repeated. As --include.
+    #[arg(long, value_name = "NODES")]
+    exclude: Vec<Selector>,
+    /// Bits, range and symmetry of single tensors: JSON as ONNX Runtime's TensorQuantOverrides.
+    #[arg(long, value_name = "FILE.json")]
+    tensor_overrides: Option<PathBuf>,
+    /// Only list what would become of each node, and why; nothing is read but the model, and nothing written.
+    #[arg(long)]
+    dry_run: bool,
     /// Opset of the int8 model, 13 to 20; that of the float model by default, but at least 13 and at most 20.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(13..=20))]
     opset: Option<u8>,
@@ -79,6 +104,16 @@ struct Quantization {
 
 #[derive(Clone, Debug)]
 struct PactInitArg(PactInit);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BatchNorm {
+    /// Statistics of the batch; the running ones follow.
+    Update,
+    /// Running statistics, as they are.
+    Freeze,
+    /// Folded before quantizers are inserted.
+    Fold,
+}
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Calibration {
@@ -118,12 +153,40 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let config = config(args)?;
     let run = resolve(args, out, config)?;
+    if args.quantization.dry_run {
+        return dry_run(&run, &args.print);
+    }
     args.threads.run(|| execute(&run, args.data.workers.into(), &args.print, &args.records))
+}
+
+/// Lists what would become of each node.
+fn dry_run(run: &Run, print: &Output) -> Result<(), Error> {
+    let model = Model::load(&run.model)?;
+    let mut printer = print.printer();
+    let plan = onnx_qat::plan(&model, &run.options(), run.data.train.is_some())?;
+    let mut table = Table::new(["node", "becomes", "why"]);
+    for Decision { node, becomes, why } in &plan {
+        table.row([node.clone(), becomes.to_string(), why.clone()]);
+        printer
+            .object(json!({"event": "decision", "node": node, "becomes": becomes.to_string(), "why": why}));
+    }
+    printer.line(table.to_string().trim_end());
+    let integer = plan.iter().filter(|d| d.becomes != Becomes::Float).count();
+    printer.line(&format!("{integer} of {} nodes on codes", plan.len()));
+    Ok(())
 }
 
 /// The run that the flags describe.
 fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Run, Error> {
     let q = &args.quantization;
+    let mut training = args.training.options(&q.pact_group);
+    training.freeze_batch_norm_after = match q.batch_norm {
+        None => training.freeze_batch_norm_after,
+        Some(BatchNorm::Update) => Some(training.epochs),
+        Some(BatchNorm::Freeze | BatchNorm::Fold) => Some(0),
+    };
+    let rate = args.training.given_rate().map_or(RecipeRate::Own, RecipeRate::Value);
+    let recipe = q.recipe.unwrap_or(!args.training.gives_optimizer()).then_some(rate);
     Ok(Run {
         version: env!("CARGO_PKG_VERSION").into(),
         model: args.model.clone(),
@@ -131,6 +194,9 @@ fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Ru
         opset: q.opset.map(i64::from),
         // PaddleSlim has no equalization, so its arithmetic comes without.
         equalize: q.equalize && quantization.numerics == Numerics::Deploy,
+        fold_batch_norm: q.batch_norm == Some(BatchNorm::Fold),
+        recipe,
+        trained: q.trained.clone(),
         calibration_samples: q.calib_samples as usize,
         pact: q.pact.then(|| q.pact_init.0.clone()),
         data: RunData {
@@ -141,7 +207,7 @@ fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Ru
             preprocess: args.data.preprocess()?,
         },
         quantization,
-        training: args.training.options(&q.pact_group),
+        training,
     })
 }
 
@@ -167,7 +233,14 @@ fn config(args: &Args) -> Result<QuantConfig, Error> {
         }
         None => {}
     }
-    config.not_quant_pattern.extend(args.quantization.exclude.iter().cloned());
+    config.include.extend(args.quantization.include.iter().cloned());
+    config.exclude.extend(args.quantization.exclude.iter().cloned());
+    if let Some(path) = &args.quantization.tensor_overrides {
+        let file = |what: String| Error::File { path: path.display().to_string(), what };
+        let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
+        let overrides = onnx_runtime_overrides(&text).map_err(|e| file(e.to_string()))?;
+        config.tensor_overrides.extend(overrides);
+    }
     Ok(config)
 }
 
@@ -177,10 +250,14 @@ pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) 
     let out = &run.output;
     // Said now, not after an hour of training.
     onnx_qat::onnx::check_writable(out)?;
+    run.trained.iter().try_for_each(onnx_qat::onnx::check_writable)?;
     let mut printer = print.printer();
     let mut recorder = records.recorder()?;
     let model = Model::load(&run.model)?;
     printer.line(&format!("model: {} ({})", run.model.display(), describe(&model)));
+    for form in &model.forms {
+        printer.line(&format!("form: {form}"));
+    }
     for note in model.meta.notes() {
         printer.line(&format!("note: {note}"));
     }
@@ -203,6 +280,9 @@ pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) 
     })?;
     let save = SaveOptions { opset: run.opset, ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
+    if let (Some(path), Some(trained)) = (&run.trained, &done.trained) {
+        trained.save_as(path, &save)?;
+    }
     printer.done();
     let left_out = [&train, &eval].into_iter().flatten().filter_map(left_out);
     for note in left_out.chain(saved.notes.iter().cloned()) {
@@ -267,8 +347,7 @@ fn write_beside(run: &Run) -> Result<(), Error> {
 /// One line about a model.
 fn describe(model: &Model) -> String {
     let nodes: usize = model.operator_counts().iter().map(|(_, n)| n).sum();
-    let training = if model.signature().loss.is_some() { ", loss inside" } else { "" };
-    format!("opset {}, {nodes} nodes{training}", model.meta.opset())
+    format!("opset {}, {nodes} nodes", model.meta.opset())
 }
 
 /// Shows what goes on.
@@ -291,8 +370,18 @@ impl Show<'_> {
             Stage::Inserted(report) => self.report(
                 "quantized",
                 report,
-                &["insert-fake-quant", "quantize-activations", "quantize-weights", "dynamic-quantize"],
+                &[
+                    "insert-fake-quant",
+                    "quantize-activations",
+                    "quantize-weights",
+                    "dynamic-quantize",
+                    "thaw-quant",
+                ],
             ),
+            Stage::Recipe(recipe) => {
+                self.printer.line(&format!("optimizer of the file: {recipe}"));
+                self.printer.object(json!({"event": "recipe", "optimizer": recipe}));
+            }
             Stage::Frozen(report) => {
                 self.printer.done();
                 self.report("frozen", report, &["freeze-quant"]);

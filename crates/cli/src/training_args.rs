@@ -14,15 +14,15 @@ pub struct TrainingArgs {
     /// Epochs of quantization-aware training. 0: static calibration, no training.
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: usize,
-    /// Learning rate of the weights.
-    #[arg(long, value_name = "X", default_value_t = 1e-3, value_parser = at_least_0)]
-    lr: f32,
+    /// Learning rate of the weights; 0.001 by default.
+    #[arg(long, value_name = "X", value_parser = at_least_0)]
+    lr: Option<f32>,
     /// Samples per step.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// How the weights are updated.
-    #[arg(long, value_enum, default_value_t = OptimizerName::Momentum)]
-    optimizer: OptimizerName,
+    /// How the weights are updated; by momentum, where the model does not bring an optimizer along.
+    #[arg(long, value_enum)]
+    optimizer: Option<OptimizerName>,
     /// L2 decay of the weights; biases and norms have none.
     #[arg(long, value_name = "X", default_value_t = 1e-5, value_parser = at_least_0)]
     weight_decay: f32,
@@ -165,8 +165,19 @@ impl TrainingArgs {
         self.epochs
     }
 
+    /// The learning rate, if one is given.
+    pub fn given_rate(&self) -> Option<f32> {
+        self.lr
+    }
+
+    /// Whether an optimizer is chosen here, whatever the model brings along.
+    pub fn gives_optimizer(&self) -> bool {
+        self.optimizer.is_some()
+    }
+
     /// The options of the library.
     pub fn options(&self, pact: &PactGroup) -> FitOptions {
+        let (lr, optimizer) = (self.lr.unwrap_or(1e-3), self.optimizer.unwrap_or(OptimizerName::Momentum));
         let decay = match self.lr_schedule {
             ScheduleName::Constant => Decay::Constant,
             ScheduleName::Piecewise => Decay::Piecewise { milestones: self.milestones.clone(), gamma: 0.1 },
@@ -180,11 +191,11 @@ impl TrainingArgs {
         let weights = ParamGroup {
             no_decay: NoDecay { one_dimensional: !self.decay_all, patterns: self.no_decay.clone() },
             clip,
-            ..ParamGroup::weights(self.optimizer.into(), schedule(self.lr), self.weight_decay)
+            ..ParamGroup::weights(optimizer.into(), schedule(lr), self.weight_decay)
         };
         let pact = ParamGroup::pact(
-            pact.pact_optimizer.unwrap_or(self.optimizer).into(),
-            schedule(pact.pact_lr.unwrap_or(self.lr)),
+            pact.pact_optimizer.unwrap_or(optimizer).into(),
+            schedule(pact.pact_lr.unwrap_or(lr)),
             pact.pact_decay,
         );
         FitOptions {

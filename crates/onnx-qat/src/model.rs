@@ -1,13 +1,14 @@
 //! A model: a graph and the file that it came from.
 
 use crate::Error;
+use crate::forms::{Form, Recovered, recover};
 use data::{Dataset, InputSpec, Preprocess, Source};
 use ir::Graph;
 use onnx::{Meta, SaveOptions, Saved};
 use passes::{Pipeline, Report};
 use std::path::Path;
 use tensor::DType;
-use train::{Accuracy, Signature};
+use train::{Accuracy, Recipe, Signature};
 
 /// A model in memory.
 #[derive(Clone, Debug)]
@@ -16,16 +17,33 @@ pub struct Model {
     pub graph: Graph,
     /// What the file says beside it: producer, opset, metadata.
     pub meta: Meta,
+    /// The forms in which the file held it.
+    pub forms: Vec<Form>,
+    /// The optimizer that the file brings along.
+    pub recipe: Option<Recipe>,
 }
 
 impl Model {
-    /// Reads an ONNX file.
+    /// A graph that comes from no file.
+    pub fn new(graph: Graph) -> Model {
+        Model { graph, meta: Meta::default(), forms: Vec::new(), recipe: None }
+    }
+
+    /// Reads an ONNX file. Whatever form of training the file holds, the graph is its forward pass with its parameters as
+    /// constants, and its loss as an output where it has one: gradients of ONNX Runtime's training artifacts are left
+    /// out and parameters taken from the file `checkpoint` beside it; of a training step beside the graph
+    /// (`TrainingInfoProto`) the optimizer is in [`Model::recipe`].
     ///
     /// # Errors
     /// When the file cannot be read or is not a valid model: names file, node and tensor.
     pub fn load(path: impl AsRef<Path>) -> Result<Model, Error> {
-        let (graph, meta) = onnx::load(path, &ops::Ops)?;
-        Ok(Model { graph, meta })
+        let path = path.as_ref();
+        let file = onnx::read_model(path)?;
+        let step = onnx::import_training(&file, &ops::Ops);
+        let of_file = |source| onnx::Error::Model { path: path.to_path_buf(), source };
+        let (graph, meta) = onnx::import(file, &ops::Ops).map_err(of_file)?;
+        let Recovered { graph, forms, recipe } = recover(graph, step, path)?;
+        Ok(Model { graph, meta, forms, recipe })
     }
 
     /// Writes an ONNX file, whole or not at all. A graph of training is written without loss and labels.

@@ -3,7 +3,10 @@
 use crate::{Error, Model};
 use data::Dataset;
 use observe::Distributions;
-use passes::{Equalize, Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report};
+use passes::{
+    Equalize, Hooks, InsertPreprocess, Normalize, Numerics, Pact, Pipeline, QuantConfig, Report, Thaw,
+    Verdict,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +42,11 @@ pub struct QuantizeOptions {
     pub hooks: Hooks,
     /// Cross-layer equalization before quantizers are inserted.
     pub equalize: bool,
+    /// Fold batch norms into convolutions before quantizers are inserted, instead of training with them.
+    pub fold_batch_norm: bool,
+    /// Train with the optimizer that the file brings along ([`Model::recipe`]) where it has one, at this learning rate or at its
+    /// own; `None` for [`FitOptions::groups`] whatever the file says.
+    pub recipe: Option<RecipeRate>,
     /// Learned clipping of activations.
     pub pact: Option<PactInit>,
     /// Samples with which calibration runs before training.
@@ -47,13 +55,26 @@ pub struct QuantizeOptions {
     pub fit: FitOptions,
 }
 
+/// At which learning rate the optimizer of a file trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecipeRate {
+    /// That of the file.
+    #[default]
+    Own,
+    /// This one.
+    Value(f32),
+}
+
 /// What is going on, for progress bars and logs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage<'a> {
     /// The graph was brought into normal form.
     Normalized(&'a Report),
-    /// Quantizers were inserted, or the weights quantized.
+    /// Quantizers were inserted, taken over from a quantized file, or the weights quantized.
     Inserted(&'a Report),
+    /// Training takes the optimizer of the file; in words.
+    Recipe(&'a str),
     /// Evaluation of the float model: samples so far, and all.
     EvaluatingFloat(usize, usize),
     /// The float model's accuracy.
@@ -89,6 +110,9 @@ pub enum Outcome {
 pub struct Quantized {
     /// The int8 model, ready to be saved.
     pub model: Model,
+    /// The float model after training, without quantizers, with the states of the file's own optimizer where that trained it.
+    /// `None` where nothing was trained.
+    pub trained: Option<Model>,
     /// How it came about.
     pub outcome: Outcome,
     /// Accuracy of the float model, where there is labelled data to evaluate on.
@@ -123,13 +147,13 @@ pub fn quantize(
     }
 
     let mut int8 = model.clone();
-    let normalize = Normalize { fold_batch_norm: train.is_none() };
+    let normalize = Normalize { fold_batch_norm: train.is_none() || options.fold_batch_norm };
     progress(&Stage::Normalized(&passes::normalize(&mut int8.graph, normalize)?));
-    let outcome = match train {
+    let (outcome, trained) = match train {
         None => {
             train::strip_loss(&mut int8.graph);
             progress(&Stage::Inserted(&passes::quantize_weights(&mut int8.graph, &options.config)?));
-            Outcome::WeightOnly
+            (Outcome::WeightOnly, None)
         }
         Some(data) => quantize_with_data(&mut int8, data, eval, options, progress)?,
     };
@@ -139,7 +163,7 @@ pub fn quantize(
     if let Some(after) = after {
         progress(&Stage::Int8(after));
     }
-    Ok(Quantized { model: int8, outcome, float, int8: after })
+    Ok(Quantized { model: int8, trained, outcome, float, int8: after })
 }
 
 /// A model as it is evaluated in floating point: batch norms of a training graph use their running statistics.
@@ -156,40 +180,90 @@ fn quantize_with_data(
     eval: Option<&Dataset>,
     options: &QuantizeOptions,
     progress: &mut Progress,
-) -> Result<Outcome, Error> {
+) -> Result<(Outcome, Option<Model>), Error> {
     let QuantizeOptions { config, pact, calibration_samples, fit, .. } = options;
     let graph = &mut model.graph;
     let training = fit.epochs > 0;
-    insert_quantizers(graph, options, progress)?;
+    let calibrated = insert_quantizers(graph, options, progress)? == Inserted::Thawed;
 
     // Compat starts training where PaddleSlim does, with its initial scales, unless asked to calibrate first.
-    if !training || config.numerics == Numerics::Deploy || config.quant_post_first {
+    if !calibrated && (!training || config.numerics == Numerics::Deploy || config.quant_post_first) {
         let batches = calibration_samples.div_ceil(train::batch_size(graph, fit.batch)).max(1);
         train::calibrate(graph, data, fit.batch, Some(batches), &mut |i, n| {
             progress(&Stage::Calibrating(i, n))
         })?;
     }
+    let mut trained = None;
     if training {
         if let Some(init) = pact {
             insert_pact(graph, config, init)?;
         }
-        train::fit(graph, data, eval, fit, &mut |event| progress(&Stage::Training(event)))?;
+        let fit = with_recipe(model, options, progress)?;
+        train::fit(&mut model.graph, data, eval, &fit, &mut |event| progress(&Stage::Training(event)))?;
+        trained = Some(float_model(model)?);
     }
     progress(&Stage::Frozen(&crate::convert(model)?));
-    Ok(if training { Outcome::QuantizationAwareTraining } else { Outcome::StaticCalibration })
+    let outcome = if training { Outcome::QuantizationAwareTraining } else { Outcome::StaticCalibration };
+    Ok((outcome, trained))
 }
 
-/// Equalizes a normalized graph where that is asked for, and inserts quantizers.
+/// The options of training, with the optimizer of the file where it has one and that is wanted. Its states are added to the
+/// graph.
+fn with_recipe(
+    model: &mut Model,
+    options: &QuantizeOptions,
+    progress: &mut Progress,
+) -> Result<FitOptions, Error> {
+    let mut fit = options.fit.clone();
+    if let (Some(recipe), Some(rate)) = (&model.recipe, options.recipe) {
+        let rate = match rate {
+            RecipeRate::Own => None,
+            RecipeRate::Value(rate) => Some(rate),
+        };
+        let group = recipe.group(rate).map_err(train::Error::Options)?;
+        fit.groups.retain(|g| g.name != group.name);
+        fit.groups.insert(0, group);
+        recipe.attach(&mut model.graph);
+        progress(&Stage::Recipe(&recipe.to_string()));
+    }
+    Ok(fit)
+}
+
+/// The float model in a trained graph with quantizers.
+fn float_model(model: &Model) -> Result<Model, Error> {
+    let mut meta = model.meta.clone();
+    if let Some(recipe) = &model.recipe {
+        meta.set_training_states(&recipe.states(&model.graph));
+    }
+    Ok(Model { graph: train::float_model(&model.graph)?, meta, ..model.clone() })
+}
+
+/// Where the quantizers of a graph come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// From the configuration; their ranges are to be calibrated.
+    New,
+    /// From the pairs of a quantized file, with their scales.
+    Thawed,
+}
+
+/// Equalizes a normalized graph where that is asked for, and inserts quantizers. A graph that is quantized already says itself
+/// what is quantized, and with which scales.
 pub(crate) fn insert_quantizers(
     graph: &mut ir::Graph,
     options: &QuantizeOptions,
     progress: &mut Progress,
-) -> Result<(), Error> {
+) -> Result<Inserted, Error> {
+    let thawed = Pipeline::new().then(Thaw { config: options.config.clone() }).run(graph)?;
+    if thawed.lines.iter().any(|line| matches!(line.verdict, Verdict::Done(_))) {
+        progress(&Stage::Inserted(&thawed));
+        return Ok(Inserted::Thawed);
+    }
     if options.equalize {
         progress(&Stage::Normalized(&Pipeline::new().then(Equalize).run(graph)?));
     }
     progress(&Stage::Inserted(&passes::quant_aware(graph, &options.config, &options.hooks)?));
-    Ok(())
+    Ok(Inserted::New)
 }
 
 /// Puts PACT in front of the activation quantizers of a calibrated graph.

@@ -1,6 +1,6 @@
 //! A whole run as one file: from which model, on which data, how, and where to.
 
-use crate::{Error, Model, PactInit, QuantizeOptions};
+use crate::{Error, Model, PactInit, QuantizeOptions, RecipeRate};
 use data::{Dataset, MaxBroken, Preprocess, Role, Source};
 use passes::{Hooks, QuantConfig};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,15 @@ pub struct Run {
     /// Cross-layer equalization before quantizers are inserted.
     #[serde(default = "yes")]
     pub equalize: bool,
+    /// Fold batch norms into convolutions before training.
+    #[serde(default)]
+    pub fold_batch_norm: bool,
+    /// Train with the optimizer that the model brings along, where it has one.
+    #[serde(default)]
+    pub recipe: Option<RecipeRate>,
+    /// Where the float model goes as it is after training.
+    #[serde(default)]
+    pub trained: Option<PathBuf>,
     /// Samples with which calibration runs before training.
     #[serde(default = "calibration_samples")]
     pub calibration_samples: usize,
@@ -108,6 +117,8 @@ impl Run {
             config: self.quantization.clone(),
             hooks: Hooks::default(),
             equalize: self.equalize,
+            fold_batch_norm: self.fold_batch_norm,
+            recipe: self.recipe,
             pact: self.pact.clone(),
             calibration_samples: self.calibration_samples,
             fit: self.training.clone(),

@@ -3,8 +3,11 @@
 //! Keys, defaults and checks are PaddleSlim 2.6's, except that an unknown key or value is an error by name, where
 //! PaddleSlim keeps the default silently.
 
+use crate::selection::Selector;
+use crate::tensor_override::TensorOverride;
 use observe::Statistic;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Which arithmetic the quantizers of training have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,10 @@ pub struct QuantConfig {
     /// Operators to quantize, by Paddle's names (`conv2d`, `mul`, …) or ONNX's (`Conv`, `Gemm`, …). Empty: what the
     /// target runs on integers.
     pub quantize_op_types: Vec<String>,
+    /// Nodes to quantize, of the operators above; empty: all of them.
+    pub include: Vec<Selector>,
+    /// Nodes to leave in floating point.
+    pub exclude: Vec<Selector>,
     /// Storage of weights. Only `int8`.
     pub dtype: String,
     /// Window of `range_abs_max`, in batches.
@@ -123,6 +130,8 @@ pub struct QuantConfig {
     pub deploy_backend: Option<DeployBackend>,
     /// Which arithmetic the quantizers of training have. Ours, not PaddleSlim's.
     pub numerics: Numerics,
+    /// What is said of single tensors, by name. Ours, not PaddleSlim's.
+    pub tensor_overrides: BTreeMap<String, TensorOverride>,
 }
 
 impl Default for QuantConfig {
@@ -134,6 +143,8 @@ impl Default for QuantConfig {
             activation_bits: 8,
             not_quant_pattern: vec!["skip_quant".into()],
             quantize_op_types: Vec::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
             dtype: "int8".into(),
             window_size: 10000,
             moving_rate: 0.9,
@@ -144,6 +155,7 @@ impl Default for QuantConfig {
             scale_trainable: true,
             deploy_backend: None,
             numerics: Numerics::default(),
+            tensor_overrides: BTreeMap::new(),
         }
     }
 }
@@ -154,6 +166,10 @@ impl Default for QuantConfig {
 pub enum ConfigError {
     #[error("quantization configuration: {0}")]
     Toml(String),
+    #[error("overrides of tensors are no JSON as ONNX Runtime has it: {0}")]
+    Json(String),
+    #[error("override of tensor \"{tensor}\": {what}")]
+    Tensor { tensor: String, what: String },
     #[error("quantization configuration: {key} is {found}, expected {expected}")]
     Value { key: &'static str, expected: String, found: String },
 }
@@ -360,6 +376,7 @@ impl QuantConfig {
         if !(1..=1 << 24).contains(&self.window_size) {
             return wrong("window_size", "1 to 16777216 batches", self.window_size.to_string());
         }
+        self.tensor_overrides.iter().try_for_each(|(name, own)| own.check(name))?;
         for name in &self.quantize_op_types {
             if onnx_types(name).is_none() {
                 let expected =

@@ -17,6 +17,7 @@
 
 use crate::config::{QuantConfig, WeightQuantizeType};
 use crate::pass::{Pass, Report, operations, supersede};
+use crate::selection::Selection;
 use ir::{Graph, GraphError, NodeId, Op, QuantRole, ValueId};
 use kernels::quant::{
     Axis, Extremes, Grid, Quantizer, Scales, extremes, extremes_channels, quantize_i8, quantize_u8,
@@ -60,11 +61,12 @@ impl Pass for DynamicQuantize {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let selection = Selection::of(graph, &self.config)?;
         let mut activations = BTreeMap::new();
         let mut weights = BTreeMap::new();
         for id in operations(graph)? {
             let label = graph.node(id).label();
-            let product = match self.find(graph, id) {
+            let product = match self.find(graph, &selection, id) {
                 None => continue,
                 Some(Ok(product)) => product,
                 Some(Err(why)) => {
@@ -117,7 +119,7 @@ struct Codes {
 
 impl DynamicQuantize {
     /// The product that a node is; `None` where nothing is weighted, a sentence where it is left as it is.
-    fn find(&self, graph: &Graph, id: NodeId) -> Option<Result<Product, String>> {
+    fn find(&self, graph: &Graph, selection: &Selection, id: NodeId) -> Option<Result<Product, String>> {
         let node = graph.node(id);
         let op = node.op()?;
         let QuantRole::Weighted { data, weight, bias, .. } = op.quant() else { return None };
@@ -125,7 +127,7 @@ impl DynamicQuantize {
         let operand = |slot: usize| node.ins.get(slot).copied().flatten();
         let (x, w) = (operand(data)?, operand(weight)?);
         Some((|| {
-            self.config.selects(op.name(), &node.name)?;
+            selection.takes(op.name(), &node.name)?;
             let transposed = transposed
                 .ok_or("only matrix products gain without data; ranges from data are needed here")?;
             let Some(t) = graph.constant(w) else { return Err("its second operand is computed".to_string()) };

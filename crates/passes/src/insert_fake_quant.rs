@@ -20,6 +20,8 @@ use crate::config::{Numerics, QuantConfig};
 use crate::hooks::Hooks;
 use crate::pass::{Pass, Report, operations};
 use crate::quantizer::Inserter;
+use crate::selection::Selection;
+use crate::tensor_override;
 use ir::{Graph, GraphError, Kind, NodeId, QuantRole, ValueId};
 use tensor::DType;
 
@@ -38,6 +40,8 @@ impl Pass for InsertFakeQuant {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        tensor_override::check_names(graph, &self.config)?;
+        let selection = Selection::of(graph, &self.config)?;
         let mut inserter = Inserter::new(graph, &self.config, &self.hooks);
         for id in operations(graph)? {
             let Some(op) = graph.node(id).op() else { continue };
@@ -54,7 +58,7 @@ impl Pass for InsertFakeQuant {
                 }
                 _ => continue,
             };
-            match self.fit(graph, id, data, weight) {
+            match self.fit(graph, &selection, id, data, weight) {
                 Err(why) => report.skip(self.name(), label, why),
                 Ok((x, w)) => {
                     let (bits, channel) = (self.config.weight_bits, graph.value(w).name.clone());
@@ -82,13 +86,14 @@ impl InsertFakeQuant {
     fn fit(
         &self,
         graph: &Graph,
+        selection: &Selection,
         id: NodeId,
         data: usize,
         weight: usize,
     ) -> Result<(ValueId, ValueId), String> {
         let node = graph.node(id);
         let op_type = node.op().map_or("", |op| op.name());
-        self.config.selects(op_type, &node.name)?;
+        selection.takes(op_type, &node.name)?;
         if self.config.numerics == Numerics::Deploy && op_type == "ConvTranspose" {
             return Err("ONNX Runtime has no integer kernel for ConvTranspose".into());
         }

@@ -30,8 +30,12 @@ mod quantize_activations;
 mod quantize_weights;
 mod quantizer;
 mod remove_identity;
+mod selection;
 mod softmax_axis;
+mod tensor_override;
+mod thaw;
 mod train_on_codes;
+mod widen_halves;
 
 pub use config::{
     ActivationQuantizeType, ConfigError, DeployBackend, Numerics, PreprocessType, QatConfig, QuantConfig,
@@ -65,8 +69,12 @@ pub use quantize_activations::QuantizeActivations;
 pub use quantize_weights::QuantizeWeights;
 pub use quantizer::{ActivationQuantizer, WeightQuantizer};
 pub use remove_identity::RemoveIdentity;
+pub use selection::{Selection, Selector};
 pub use softmax_axis::SoftmaxAxis;
+pub use tensor_override::{TensorOverride, onnx_runtime_overrides};
+pub use thaw::Thaw;
 pub use train_on_codes::TrainOnCodes;
+pub use widen_halves::WidenHalves;
 
 use ir::{Graph, GraphError};
 

@@ -2,9 +2,10 @@
 
 use crate::{
     EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd, MeanToPool,
-    Pipeline, RemoveIdentity, Report, SoftmaxAxis,
+    Pipeline, RemoveIdentity, Report, SoftmaxAxis, WidenHalves,
 };
 use ir::{Graph, GraphError};
+use std::collections::HashSet;
 
 /// What [`normalize`] may do beyond what always pays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,7 @@ pub struct Normalize {
 impl Normalize {
     /// The passes, in this order:
     ///
+    /// 0. `widen-halves`: a model in 16-bit floats computes in 32 bits.
     /// 1. `fold-constants`: shapes, axes and weights that are computed become constants, for which all others look. Before
     ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
     ///    their own: training moves them apart.
@@ -27,6 +29,7 @@ impl Normalize {
     /// 5. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
     pub fn pipeline(self) -> Pipeline {
         let pipeline = Pipeline::new()
+            .then(WidenHalves)
             .then(FoldConstants)
             .then(RemoveIdentity)
             .then(EvalBatchNorm)
@@ -47,12 +50,7 @@ impl Normalize {
 pub fn normalize(graph: &mut Graph, options: Normalize) -> Result<Report, GraphError> {
     let mut report = options.pipeline().run(graph)?;
     // A pass that runs twice tells twice what it left.
-    let mut lines = Vec::with_capacity(report.lines.len());
-    for line in report.lines {
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    report.lines = lines;
+    let mut told = HashSet::new();
+    report.lines.retain(|line| told.insert(line.clone()));
     Ok(report)
 }

@@ -11,7 +11,7 @@ pub struct Report {
 }
 
 /// One decision of a pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Line {
     /// The pass.
     pub pass: String,
@@ -22,7 +22,7 @@ pub struct Line {
 }
 
 /// What happened to a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The node was rewritten; a sentence on how.
     Done(String),

@@ -19,6 +19,7 @@ use crate::hooks::Hooks;
 use crate::insert_fake_quant::fused_result;
 use crate::pass::{Pass, Report, operations};
 use crate::quantizer::Inserter;
+use crate::selection::Selection;
 use ir::{Graph, GraphError, Kind, NodeId, QuantRole, ValueId};
 use tensor::DType;
 
@@ -40,11 +41,12 @@ impl Pass for QuantizeActivations {
         // Paddle's pass has no hooks.
         let none = Hooks::default();
         let hooks = if self.config.numerics == Numerics::Deploy { &self.hooks } else { &none };
+        let selection = Selection::of(graph, &self.config)?;
         let mut inserter = Inserter::new(graph, &self.config, hooks);
         for id in operations(graph)? {
             let wanted = match self.config.numerics {
-                Numerics::Deploy => self.deploy(graph, &inserter, id),
-                Numerics::Compat => self.compat(graph, id),
+                Numerics::Deploy => deploy(graph, &selection, &inserter, id),
+                Numerics::Compat => self.compat(graph, &selection, id),
             };
             match wanted {
                 None => {}
@@ -73,58 +75,57 @@ impl Pass for QuantizeActivations {
 /// Operand slots to quantize, or why not; `None` when the node is nothing for this pass.
 type Wanted = Option<Result<Vec<usize>, String>>;
 
+fn deploy(graph: &Graph, selection: &Selection, inserter: &Inserter, id: NodeId) -> Wanted {
+    let node = graph.node(id);
+    let op = node.op()?;
+    if op.quant() != QuantRole::Rescaling {
+        return None;
+    }
+    let operands: Vec<(usize, ValueId)> =
+        node.ins.iter().enumerate().filter_map(|(slot, v)| v.map(|v| (slot, v))).collect();
+    let lowered = |v: ValueId| {
+        let producer = graph.node(v.node);
+        let is_lowered = producer.op().is_some_and(|op| op.quant() == QuantRole::Lowered);
+        is_lowered && producer.ins.first().copied().flatten().is_some_and(|x| inserter.quantized(graph, x))
+    };
+    if !operands.iter().any(|&(_, v)| inserter.quantized(graph, v) || lowered(v)) {
+        return None;
+    }
+    Some(deploy_slots(graph, selection, id, op.name(), &operands))
+}
+
+fn deploy_slots(
+    graph: &Graph,
+    selection: &Selection,
+    id: NodeId,
+    op_type: &str,
+    operands: &[(usize, ValueId)],
+) -> Result<Vec<usize>, String> {
+    selection.takes(op_type, &graph.node(id).name)?;
+    for &(_, v) in operands {
+        if matches!(graph.node(v.node).kind, Kind::Const(_) | Kind::Variable(..)) {
+            return Err(format!("it reads the constant \"{}\"", graph.value(v).name));
+        }
+        if graph.ty(v).dtype.is_some_and(|d| d != DType::F32) {
+            return Err(format!("\"{}\" is {}, not float", graph.value(v).name, graph.ty(v)));
+        }
+    }
+    let y = fused_result(graph, id);
+    if graph.is_output(y) {
+        return Err("its result is an output of the model".into());
+    }
+    Ok(operands.iter().map(|&(slot, _)| slot).collect())
+}
+
 impl QuantizeActivations {
-    fn deploy(&self, graph: &Graph, inserter: &Inserter, id: NodeId) -> Wanted {
-        let node = graph.node(id);
-        let op = node.op()?;
-        if op.quant() != QuantRole::Rescaling {
-            return None;
-        }
-        let operands: Vec<(usize, ValueId)> =
-            node.ins.iter().enumerate().filter_map(|(slot, v)| v.map(|v| (slot, v))).collect();
-        let lowered = |v: ValueId| {
-            let producer = graph.node(v.node);
-            let is_lowered = producer.op().is_some_and(|op| op.quant() == QuantRole::Lowered);
-            is_lowered
-                && producer.ins.first().copied().flatten().is_some_and(|x| inserter.quantized(graph, x))
-        };
-        if !operands.iter().any(|&(_, v)| inserter.quantized(graph, v) || lowered(v)) {
-            return None;
-        }
-        Some(self.deploy_slots(graph, id, op.name(), &operands))
-    }
-
-    fn deploy_slots(
-        &self,
-        graph: &Graph,
-        id: NodeId,
-        op_type: &str,
-        operands: &[(usize, ValueId)],
-    ) -> Result<Vec<usize>, String> {
-        self.config.selects(op_type, &graph.node(id).name)?;
-        for &(_, v) in operands {
-            if matches!(graph.node(v.node).kind, Kind::Const(_) | Kind::Variable(..)) {
-                return Err(format!("it reads the constant \"{}\"", graph.value(v).name));
-            }
-            if graph.ty(v).dtype.is_some_and(|d| d != DType::F32) {
-                return Err(format!("\"{}\" is {}, not float", graph.value(v).name, graph.ty(v)));
-            }
-        }
-        let y = fused_result(graph, id);
-        if graph.is_output(y) {
-            return Err("its result is an output of the model".into());
-        }
-        Ok(operands.iter().map(|&(slot, _)| slot).collect())
-    }
-
-    fn compat(&self, graph: &Graph, id: NodeId) -> Wanted {
+    fn compat(&self, graph: &Graph, selection: &Selection, id: NodeId) -> Wanted {
         let node = graph.node(id);
         let op = node.op()?;
         let types = self.config.op_types()?;
         if !types.contains(&op.name()) || matches!(op.quant(), QuantRole::Weighted { .. }) {
             return None;
         }
-        if let Err(why) = self.config.selects(op.name(), &node.name) {
+        if let Err(why) = selection.takes(op.name(), &node.name) {
             return Some(Err(why));
         }
         let constant = |v: &ValueId| graph.tensor(*v).is_some();

@@ -14,6 +14,8 @@ use crate::config::QuantConfig;
 use crate::hooks::{Quantize, Site};
 use crate::pass::{Pass, Report, operations};
 use crate::quantizer::WeightQuantizer;
+use crate::selection::Selection;
+use crate::tensor_override;
 use ir::{Graph, GraphError, QuantRole};
 use std::collections::BTreeMap;
 use tensor::DType;
@@ -34,13 +36,14 @@ impl Pass for QuantizeWeights {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let selection = Selection::of(graph, &self.config)?;
         let mut done = BTreeMap::new();
         for id in operations(graph)? {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
             let QuantRole::Weighted { weight, axis, .. } = op.quant() else { continue };
             let label = node.label();
-            if let Err(why) = self.config.selects(op.name(), &node.name) {
+            if let Err(why) = selection.takes(op.name(), &node.name) {
                 report.skip(self.name(), label, why);
                 continue;
             }
@@ -59,14 +62,22 @@ impl Pass for QuantizeWeights {
             let w_fq = match done.get(&(w, axis)) {
                 Some(&q) => q,
                 None => {
-                    let site = Site { value: w, name: name.clone(), axis: Some(axis), config: &self.config };
+                    let config = tensor_override::of_tensor(&self.config, &name);
+                    let site = Site { value: w, name: name.clone(), axis: Some(axis), config: &config };
                     let q = WeightQuantizer.insert(graph, &site)?;
                     done.insert((w, axis), q);
                     q
                 }
             };
             graph.set_input(id, weight, Some(w_fq));
-            report.done(self.name(), label, format!("int{} weight \"{name}\"", self.config.weight_bits));
+            report.done(
+                self.name(),
+                label,
+                format!(
+                    "int{} weight \"{name}\"",
+                    tensor_override::of_tensor(&self.config, &name).weight_bits
+                ),
+            );
         }
         Ok(())
     }

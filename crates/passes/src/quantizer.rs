@@ -3,9 +3,10 @@
 use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
 use crate::fold_constants::evaluate;
 use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process, unprocessed};
-use ir::{Graph, GraphError, Kind, QuantRole, Role, ValueId};
+use crate::tensor_override;
+use ir::{Graph, GraphError, Kind, NodeId, QuantRole, Role, ValueId};
 use kernels::quant::{Grid, Quantizer, Round};
-use observe::Statistic;
+use observe::{Range, Statistic};
 use ops::{AbsMax, ActivationScale, FakeQuant, Observe, Processed, Scheme, WeightScale};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -141,6 +142,23 @@ impl Quantize for ActivationQuantizer {
     }
 }
 
+/// Gives the state of an observer a range.
+pub(crate) fn hold(
+    graph: &mut Graph,
+    state: NodeId,
+    statistic: Statistic,
+    range: Range,
+) -> Result<(), GraphError> {
+    let value = statistic.holding(range);
+    let value = Tensor::new(&[value.len()], value);
+    graph.set_leaf(state, Kind::Variable(value, Role::State))
+}
+
+/// Shape of the scale of a quantizer.
+fn scale_shape(graph: &Graph, quantizer: ValueId) -> Vec<usize> {
+    graph.node(quantizer.node).ins[1].and_then(|scale| graph.ty(scale).dims()).unwrap_or_default()
+}
+
 /// Inserts quantizers, one per tensor.
 pub(crate) struct Inserter<'a> {
     pub config: &'a QuantConfig,
@@ -153,7 +171,7 @@ pub(crate) struct Inserter<'a> {
 
 /// How the origin of a node begins that belongs to a quantizer: `quantize(x)`. By it, a later pass finds the tensor behind
 /// whatever a hook put in front of the quantizer.
-const MARK: &str = "quantize(";
+pub(crate) const MARK: &str = "quantize(";
 
 /// The quantizers that a graph has, by the tensor that they quantize.
 fn present(graph: &Graph) -> BTreeMap<ValueId, ValueId> {
@@ -184,6 +202,11 @@ impl<'a> Inserter<'a> {
             Numerics::Compat => BTreeMap::new(),
         };
         Inserter { config, hooks, weights: BTreeMap::new(), activations }
+    }
+
+    /// The range that the configuration fixes for a tensor.
+    fn fixed(&self, name: &str) -> Option<Range> {
+        self.config.tensor_overrides.get(name)?.fixed()
     }
 
     /// Whether a value lies on the grid of a quantizer: it comes from one, directly or through nodes that only move
@@ -223,7 +246,8 @@ impl<'a> Inserter<'a> {
             return self.again(graph, v, q);
         }
         let name = graph.value(v).name.clone();
-        let mut site = Site { value: v, name, axis: Some(axis), config: self.config };
+        let config = tensor_override::of_tensor(self.config, &name);
+        let mut site = Site { value: v, name, axis: Some(axis), config: &config };
         if let Some(hook) = &self.hooks.weight_preprocess {
             site.value = process(&**hook, graph, &site)?;
         }
@@ -231,6 +255,14 @@ impl<'a> Inserter<'a> {
             Some(hook) => hook.insert(graph, &site)?,
             None => WeightQuantizer.insert(graph, &site)?,
         };
+        if let Some(range) = self.fixed(&site.name) {
+            let (high, shape) =
+                (Grid::narrow(config.weight_bits).map_or(127, |g| g.high), scale_shape(graph, q));
+            let scale = range.abs_max() / high as f32;
+            let scale = Tensor::new(&shape, vec![scale; shape.iter().product()]);
+            let scale = graph.add_const(&format!("{}_scale", site.name), scale);
+            graph.set_input(q.node, 1, Some(scale));
+        }
         self.weights.insert((v, axis), q);
         Ok(q)
     }
@@ -255,9 +287,10 @@ impl<'a> Inserter<'a> {
             return Ok(v);
         }
         let readers: Vec<_> = graph.consumers(v);
-        let born = graph.len();
+        let born = graph.now();
         let name = graph.value(v).name.clone();
-        let mut site = Site { value: v, name, axis: None, config: self.config };
+        let config = tensor_override::of_tensor(self.config, &name);
+        let mut site = Site { value: v, name, axis: None, config: &config };
         if let Some(hook) = &self.hooks.act_preprocess {
             site.value = process(&**hook, graph, &site)?;
         }
@@ -266,8 +299,12 @@ impl<'a> Inserter<'a> {
             None => ActivationQuantizer.insert(graph, &site)?,
         };
         let origin = format!("{MARK}{})", site.name);
-        for id in graph.nodes().into_iter().skip(born) {
+        let fixed = self.fixed(&site.name);
+        for id in graph.born_since(born) {
             graph.set_origin(id, &origin);
+            if let (Some(range), Kind::Variable(_, Role::State)) = (fixed, &graph.node(id).kind) {
+                hold(graph, id, config.statistic(), range)?;
+            }
         }
         if deploy {
             graph.replace_if(v, q, |reader, slot| readers.contains(&(reader, slot)))?;

@@ -1,7 +1,8 @@
 //! What a graph's inputs and outputs mean: data, labels, class scores, loss.
 
-use ir::{Graph, GraphError, NodeId, Op, Type, ValueId};
+use ir::{Graph, GraphError, Kind, NodeId, Op, Output, Type, ValueId};
 use ops::{LogSoftmax, NegativeLogLikelihoodLoss, Softmax, SoftmaxCrossEntropyLoss};
+use std::collections::BTreeSet;
 use tensor::DType;
 
 /// Name of the label input that [`add_loss`] adds.
@@ -39,6 +40,11 @@ fn is_integer(ty: &Type) -> bool {
     matches!(ty.dtype, Some(DType::I64 | DType::I32))
 }
 
+/// Whether an input is named as what a loss compares with.
+fn named_target(name: &str) -> bool {
+    ["label", "labels", "target", "targets", "y"].contains(&name.to_lowercase().as_str())
+}
+
 /// Follows a value to the graph input that it comes from, through nodes with one operand that matters.
 fn source_input(graph: &Graph, mut v: ValueId) -> Option<NodeId> {
     loop {
@@ -51,23 +57,25 @@ fn source_input(graph: &Graph, mut v: ValueId) -> Option<NodeId> {
 
 impl Signature {
     /// Reads the roles off the graph: a loss is a scalar float output that a loss operator makes, or that is named
-    /// `loss`; labels are the integers that it compares with; scores are what else comes out with two dimensions.
+    /// `loss`, or the only number that comes out; labels are the integers that it compares with; scores are what else comes out
+    /// with two dimensions.
     pub fn of(graph: &Graph) -> Signature {
-        let loss = graph.outputs().iter().find(|o| {
+        let outputs = graph.outputs();
+        let loss = outputs.iter().find(|o| {
             is_scalar_float(graph.ty(o.value))
                 && (loss_node(graph, o.value).is_some() || o.name.contains("loss"))
+        });
+        let number = |o: &&Output| graph.ty(o.value).rank() == Some(0) && is_scalar_float(graph.ty(o.value));
+        let loss = loss.or_else(|| match outputs.iter().filter(number).collect::<Vec<_>>()[..] {
+            [only] => Some(only),
+            _ => None,
         });
         let by_node = loss
             .and_then(|o| loss_node(graph, o.value))
             .and_then(|n| source_input(graph, graph.node(n).ins.get(1).copied().flatten()?));
         let by_name = || {
-            let named =
-                |n: &str| ["label", "labels", "target", "targets", "y"].contains(&n.to_lowercase().as_str());
-            graph
-                .inputs()
-                .iter()
-                .copied()
-                .find(|&i| is_integer(graph.ty(i.into())) && named(&graph.node(i).name))
+            let is_label = |&i: &NodeId| is_integer(graph.ty(i.into())) && named_target(&graph.node(i).name);
+            graph.inputs().iter().copied().find(is_label)
         };
         let label = loss.and_then(|_| by_node.or_else(by_name));
         let scores = graph
@@ -114,6 +122,59 @@ pub fn add_loss(graph: &mut Graph) -> Result<(), GraphError> {
     let name = graph.value(loss).name.clone();
     graph.add_output(&name, loss);
     Ok(())
+}
+
+/// Makes outputs of what a loss compares with its labels or targets, where the loss is all that comes out of the graph:
+/// without it nothing would be left for inference.
+///
+/// # Errors
+/// When the graph has a cycle.
+pub fn expose_scores(graph: &mut Graph) -> Result<(), GraphError> {
+    let (Signature { loss: Some(_), label, .. }, [loss]) = (Signature::of(graph), graph.outputs()) else {
+        return Ok(());
+    };
+    let compared = match loss_node(graph, loss.value).and_then(|n| graph.node(n).ins[0]) {
+        Some(scores) => vec![scores],
+        None => {
+            let is_target = |&&i: &&NodeId| {
+                let name = &graph.node(i).name;
+                label.as_ref() == Some(name) || named_target(name)
+            };
+            compared(graph, &graph.inputs().iter().filter(is_target).copied().collect::<Vec<_>>())?
+        }
+    };
+    for v in compared {
+        let name = graph.value(v).name.clone();
+        graph.add_output(&name, v);
+    }
+    Ok(())
+}
+
+/// The float results that depend on data but not on `targets`, and are read by something that depends on both.
+fn compared(graph: &Graph, targets: &[NodeId]) -> Result<Vec<ValueId>, GraphError> {
+    let (mut of_targets, mut of_data) = (BTreeSet::new(), BTreeSet::new());
+    let mut found = Vec::new();
+    for id in graph.order()? {
+        let node = graph.node(id);
+        let reads = |set: &BTreeSet<NodeId>| node.ins.iter().flatten().any(|v| set.contains(&v.node));
+        if targets.contains(&id) || reads(&of_targets) {
+            for v in node.ins.iter().flatten() {
+                let is_result = graph.node(v.node).op().is_some() && graph.ty(*v).dtype == Some(DType::F32);
+                if is_result
+                    && of_data.contains(&v.node)
+                    && !of_targets.contains(&v.node)
+                    && !found.contains(v)
+                {
+                    found.push(*v);
+                }
+            }
+            of_targets.insert(id);
+        }
+        if (matches!(node.kind, Kind::Input) && !targets.contains(&id)) || reads(&of_data) {
+            of_data.insert(id);
+        }
+    }
+    Ok(found)
 }
 
 /// Removes loss and labels from a graph: what stays is for inference.

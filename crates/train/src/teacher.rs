@@ -2,7 +2,7 @@
 
 use ir::{Graph, GraphError, Kind, NodeId, ValueId};
 use ops::{FakeQuant, Pact, Processed};
-use passes::{EvalBatchNorm, FoldBatchNorm, FuseActivation, Pipeline};
+use passes::{DropUpdates, EvalBatchNorm, FoldBatchNorm, FuseActivation, Pipeline};
 use std::collections::BTreeMap;
 
 /// Takes quantizers and what stands in front of them out of a graph from [`passes::quant_aware`]. Observers stay, until
@@ -21,6 +21,18 @@ pub(crate) fn without_quantizers(graph: &mut Graph) -> Result<(), GraphError> {
         }
     }
     Ok(())
+}
+
+/// The float model in a graph with quantizers, with the values that training left: what goes on to be trained elsewhere.
+///
+/// # Errors
+/// When a pass fails.
+pub fn float_model(graph: &Graph) -> Result<Graph, GraphError> {
+    let mut float = graph.clone();
+    crate::strip_loss(&mut float);
+    without_quantizers(&mut float)?;
+    Pipeline::new().then(DropUpdates).run(&mut float)?;
+    Ok(float)
 }
 
 /// The float model as it is evaluated, with `tensors` of the quantized graph as its outputs: quantizers give way to what

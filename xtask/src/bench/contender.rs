@@ -4,7 +4,6 @@ use crate::bench::models::{CLASSES, INPUT, Network};
 use crate::bench::{Failure, Setting};
 use onnx_qat::data::{Dataset, InputSpec, Preprocess, Rng};
 use onnx_qat::exec::{Machine, Program};
-use onnx_qat::onnx::Meta;
 use onnx_qat::passes::{Equalize, Hooks, InsertPreprocess, Normalize, Pact, Pipeline, QuantConfig};
 use onnx_qat::tensor::Tensor;
 use onnx_qat::train::{Optimizer, ParamGroup, Schedule, StepConfig, bind_batch, training_step};
@@ -100,7 +99,7 @@ impl Runner {
         file: Option<&Path>,
     ) -> Result<Runner, Failure> {
         let (graph, parameters) = network.build(setting.batch, setting.size)?;
-        let mut model = Model { graph, meta: Meta::default() };
+        let mut model = Model::new(graph);
         let fold_batch_norm = task == Task::Evaluation && form == Form::Float;
         if let (true, Some(file)) = (fold_batch_norm, file) {
             model.save(file)?;

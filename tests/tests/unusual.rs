@@ -1,0 +1,304 @@
+//! Files as they come: halves, tied weights, names that repeat or are missing, nodes in any order, sub-graphs, open shapes. Each is
+//! quantized on drawn data and computes about the same.
+
+#![allow(clippy::unwrap_used)]
+
+use ir::{Graph, Kind};
+use onnx::proto::attribute_proto::AttributeType;
+use onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension::Value as Size,
+    type_proto,
+};
+use onnx_qat::data::Dataset;
+use onnx_qat::prelude::{DataRole, Model, Preprocess, Source};
+use onnx_qat::{Run, quantize};
+use ops::DequantizeLinear;
+use tensor::{DType, Tensor};
+
+fn node(op: &str, name: &str, ins: &[&str], outs: &[&str]) -> NodeProto {
+    let names = |list: &[&str]| list.iter().map(|s| s.to_string()).collect();
+    NodeProto {
+        op_type: Some(op.into()),
+        name: (!name.is_empty()).then(|| name.into()),
+        input: names(ins),
+        output: names(outs),
+        ..NodeProto::default()
+    }
+}
+
+/// Sizes below 0 are `N`.
+fn info(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
+    let size = |&d: &i64| if d < 0 { Size::DimParam("N".into()) } else { Size::DimValue(d) };
+    let dim = dims.iter().map(|d| Dimension { value: Some(size(d)), ..Dimension::default() }).collect();
+    let tensor = type_proto::Tensor { elem_type: Some(dtype.onnx()), shape: Some(TensorShapeProto { dim }) };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(TypeProto { value, ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}
+
+/// Numbers between -0.5 and 0.5: the same in every run.
+fn draw(shape: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    Tensor::new(shape, (0..shape.iter().product()).map(|_| next()).collect())
+}
+
+fn weight(name: &str, shape: &[usize]) -> TensorProto {
+    onnx::from_tensor(name, &draw(shape, name.len() as u64 + shape[0] as u64))
+}
+
+fn model(
+    nodes: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    input: ValueInfoProto,
+    outputs: Vec<ValueInfoProto>,
+) -> ModelProto {
+    ModelProto {
+        ir_version: Some(8),
+        graph: Some(GraphProto {
+            node: nodes,
+            name: Some("net".into()),
+            initializer,
+            input: vec![input],
+            output: outputs,
+            ..GraphProto::default()
+        }),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        ..ModelProto::default()
+    }
+}
+
+struct Quantized {
+    graph: Graph,
+    /// Signal to noise of each output, in dB.
+    sqnr: Vec<f64>,
+}
+
+impl Quantized {
+    fn int8_weights(&self) -> usize {
+        let of_constant = |&id: &ir::NodeId| {
+            let node = self.graph.node(id);
+            let codes = node.is::<DequantizeLinear>().and_then(|_| node.ins[0]);
+            codes.and_then(|v| self.graph.constant(v)).is_some_and(|t| t.dtype() == DType::I8)
+        };
+        self.graph.nodes().iter().filter(|id| of_constant(id)).count()
+    }
+}
+
+/// Writes the file, calibrates on drawn samples of this shape, quantizes, saves and loads again.
+fn through(file: &ModelProto, sample: &[usize]) -> Quantized {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("float.onnx");
+    onnx::write_model(file, &path, onnx::Weights::Auto).unwrap();
+    let model = Model::load(&path).unwrap();
+    let shape: Vec<usize> = [32].iter().chain(sample).copied().collect();
+    let npy = folder.path().join("x.npy");
+    onnx_qat::data::npy::write(&npy, &draw(&shape, 99)).unwrap();
+    let source = Source::parse(&npy.display().to_string(), DataRole::Train).unwrap();
+    let data = model.open_data(&source, &Preprocess::default()).unwrap();
+    let mut run = Run::from_toml("model = ''\noutput = ''").unwrap();
+    (run.training.epochs, run.training.batch) = (0, 8);
+    let done = quantize(&model, Some(&data), None, &run.options(), &mut |_| {}).unwrap();
+    let int8 = folder.path().join("int8.onnx");
+    done.model.save(&int8).unwrap();
+    let after = Model::load(int8).unwrap();
+    after.graph.check().unwrap();
+    let sqnr = compare(&model, &after, &data);
+    Quantized { graph: after.graph, sqnr }
+}
+
+fn compare(before: &Model, after: &Model, data: &Dataset) -> Vec<f64> {
+    let run = |model: &Model| {
+        let mut graph = model.graph.clone();
+        passes::normalize(&mut graph, Default::default()).unwrap();
+        passes::evaluation().run(&mut graph).unwrap();
+        let batch = data.batch(&(0..8).collect::<Vec<_>>()).unwrap();
+        let mut runner = onnx_qat::train::Runner::new(&graph, data);
+        let machine = runner.run(&batch).unwrap();
+        graph.outputs().iter().map(|o| machine.output(&o.name).unwrap().to_f64()).collect::<Vec<_>>()
+    };
+    let pairs = run(before).into_iter().zip(run(after));
+    let sqnr = |(a, b): (Vec<f64>, Vec<f64>)| {
+        let signal: f64 = a.iter().map(|x| x * x).sum();
+        let noise: f64 = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum();
+        10.0 * (signal / noise.max(1e-30)).log10()
+    };
+    pairs.map(sqnr).collect()
+}
+
+#[test]
+fn half_precision_weights() {
+    let half = |name: &str, shape: &[usize]| {
+        let values = draw(shape, 5).to_f32().into_iter().map(half::f16::from_f32).collect();
+        onnx::from_tensor(name, &Tensor::new(shape, values))
+    };
+    // Stored in 16 bits, computed in 32.
+    let mut cast = node("Cast", "cast", &["w16"], &["w"]);
+    cast.attribute = vec![AttributeProto { i: Some(1), ..attribute("to", AttributeType::Int) }];
+    let nodes = vec![cast, node("MatMul", "product", &["x", "w"], &["y"])];
+    let file = model(
+        nodes,
+        vec![half("w16", &[16, 16])],
+        info("x", DType::F32, &[-1, 16]),
+        vec![info("y", DType::F32, &[-1, 16])],
+    );
+    let done = through(&file, &[16]);
+    assert_eq!(done.int8_weights(), 1);
+    assert!(done.sqnr[0] > 30.0, "{:?}", done.sqnr);
+
+    // Stored and computed in 16 bits: the file goes on taking and giving halves.
+    let nodes = vec![node("MatMul", "product", &["x", "w"], &["t"]), node("Relu", "relu", &["t"], &["y"])];
+    let file = model(
+        nodes,
+        vec![half("w", &[16, 16])],
+        info("x", DType::F16, &[-1, 16]),
+        vec![info("y", DType::F16, &[-1, 16])],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("half.onnx");
+    onnx::write_model(&file, &path, onnx::Weights::Auto).unwrap();
+    let mut model = Model::load(&path).unwrap();
+    let report = passes::normalize(&mut model.graph, Default::default()).unwrap();
+    assert!(report.lines[0].to_string().contains("computes in 32 bits, 1 constants"), "{}", report.lines[0]);
+    let report = passes::quantize_weights(&mut model.graph, &Default::default()).unwrap();
+    assert!(report.lines.iter().any(|l| l.to_string().contains("int8 weight")), "{report:?}");
+    let ty = |v: ir::ValueId| model.graph.ty(v).dtype;
+    let (input, output) = (model.graph.inputs()[0], model.graph.outputs()[0].value);
+    assert_eq!([ty(input.into()), ty(output)], [Some(DType::F16); 2]);
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..AttributeProto::default() }
+}
+
+#[test]
+fn tied_weights_stay_tied() {
+    let nodes = vec![
+        node("MatMul", "first", &["x", "w"], &["a"]),
+        node("Relu", "relu", &["a"], &["b"]),
+        node("MatMul", "second", &["b", "w"], &["y"]),
+    ];
+    let file = model(
+        nodes,
+        vec![weight("w", &[16, 16])],
+        info("x", DType::F32, &[-1, 16]),
+        vec![info("y", DType::F32, &[-1, 16])],
+    );
+    let done = through(&file, &[16]);
+    assert_eq!(done.int8_weights(), 1, "both products read the same codes");
+    assert!(done.sqnr[0] > 25.0, "{:?}", done.sqnr);
+}
+
+#[test]
+fn names_that_repeat_or_are_missing() {
+    let nodes = vec![
+        node("MatMul", "", &["x", "w"], &["a"]),
+        node("Relu", "same", &["a"], &["b"]),
+        node("MatMul", "same", &["b", "v"], &["c"]),
+        node("Relu", "", &["c"], &["y"]),
+    ];
+    let weights = vec![weight("w", &[16, 16]), weight("v", &[16, 16])];
+    let file =
+        model(nodes, weights, info("x", DType::F32, &[-1, 16]), vec![info("y", DType::F32, &[-1, 16])]);
+    let done = through(&file, &[16]);
+    assert_eq!(done.int8_weights(), 2);
+    assert!(done.sqnr[0] > 25.0, "{:?}", done.sqnr);
+    let mut names: Vec<String> =
+        done.graph.nodes().iter().map(|&id| done.graph.node(id).name.clone()).collect();
+    let all = names.len();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), all, "{names:?}");
+}
+
+#[test]
+fn nodes_in_any_order() {
+    let nodes = vec![
+        node("Relu", "d", &["c"], &["y"]),
+        node("MatMul", "c", &["b", "v"], &["c"]),
+        node("Relu", "b", &["a"], &["b"]),
+        node("MatMul", "a", &["x", "w"], &["a"]),
+    ];
+    let weights = vec![weight("w", &[16, 16]), weight("v", &[16, 16])];
+    let io = (info("x", DType::F32, &[-1, 16]), vec![info("y", DType::F32, &[-1, 16])]);
+    let done = through(&model(nodes, weights, io.0, io.1), &[16]);
+    assert_eq!(done.int8_weights(), 2);
+    assert!(done.sqnr[0] > 25.0, "{:?}", done.sqnr);
+}
+
+/// Batch, height and width are open, and a shape is computed from them.
+#[test]
+fn symbolic_shapes() {
+    let nodes = vec![
+        node("Conv", "conv", &["x", "w"], &["a"]),
+        node("Relu", "relu", &["a"], &["b"]),
+        node("Shape", "shape", &["b"], &["s"]),
+        node("Gather", "batch", &["s", "zero"], &["n"]),
+        node("Concat", "target", &["n", "rest"], &["t"]),
+        node("Reshape", "flat", &["b", "t"], &["f"]),
+        node("MatMul", "product", &["f", "v"], &["y"]),
+    ];
+    let mut nodes = nodes;
+    nodes[4].attribute = vec![AttributeProto { i: Some(0), ..attribute("axis", AttributeType::Int) }];
+    let integers =
+        |name: &str, values: Vec<i64>| onnx::from_tensor(name, &Tensor::new(&[values.len()], values));
+    let weights = vec![
+        weight("w", &[4, 2, 1, 1]),
+        weight("v", &[64, 8]),
+        integers("zero", vec![0]),
+        integers("rest", vec![-1]),
+    ];
+    let file =
+        model(nodes, weights, info("x", DType::F32, &[-1, 2, -1, -1]), vec![info("y", DType::F32, &[-1, 8])]);
+    let done = through(&file, &[2, 4, 4]);
+    assert_eq!(done.int8_weights(), 2);
+    assert!(done.sqnr[0] > 25.0, "{:?}", done.sqnr);
+    let input = done.graph.ty(done.graph.inputs()[0].into());
+    assert!(input.dims().is_none(), "the sizes stay open: {input}");
+}
+
+/// A node with branches that read values from around it is carried through; what is in front of it is quantized.
+#[test]
+fn sub_graphs_are_carried_through() {
+    let branch = |op: &str| GraphProto {
+        name: Some("branch".into()),
+        node: vec![node(op, "inner", &["b"], &["r"])],
+        output: vec![info("r", DType::F32, &[-1, 16])],
+        ..GraphProto::default()
+    };
+    let graph = |name: &str, g| AttributeProto { g: Some(g), ..attribute(name, AttributeType::Graph) };
+    let mut choose = node("If", "choose", &["cond"], &["y"]);
+    choose.attribute = vec![graph("else_branch", branch("Neg")), graph("then_branch", branch("Relu"))];
+    let nodes =
+        vec![node("MatMul", "product", &["x", "w"], &["a"]), node("Relu", "relu", &["a"], &["b"]), choose];
+    let cond = onnx::from_tensor("cond", &Tensor::bools(&[], &[true]));
+    let file = model(
+        nodes,
+        vec![weight("w", &[16, 16]), cond],
+        info("x", DType::F32, &[-1, 16]),
+        vec![info("y", DType::F32, &[-1, 16])],
+    );
+    let (mut graph, meta) = onnx::import(file.clone(), &ops::Ops).unwrap();
+    passes::normalize(&mut graph, Default::default()).unwrap();
+    passes::quantize_weights(&mut graph, &Default::default()).unwrap();
+    graph.check().unwrap();
+    let (written, _) = onnx::export(&graph, &meta, None).unwrap();
+    let choose =
+        |m: &ModelProto| m.graph.as_ref().unwrap().node.iter().find(|n| n.op_type() == "If").cloned();
+    assert_eq!(choose(&written).unwrap().attribute, choose(&file).unwrap().attribute);
+    let products = graph
+        .nodes()
+        .into_iter()
+        .filter(|&id| graph.node(id).op().is_some_and(|op| op.name().starts_with("MatMul")));
+    assert!(products.count() >= 1);
+    assert!(!graph.nodes().iter().any(
+        |&id| matches!(&graph.node(id).kind, Kind::Const(t) if t.len() == 256 && t.dtype() == DType::F32)
+    ));
+}
