@@ -297,7 +297,7 @@ fn forms_of_the_corpus() {
         ),
         (
             "lenet.training_info_momentum.onnx",
-            "training step in the file: Momentum (alpha 0.9, beta 1, mode standard, norm_coefficient 0), learning rate 0.05, 10 parameters; loss inside: \"loss\" of SoftmaxCrossEntropyLoss, labels go to \"label\"",
+            "training step in the file: Momentum (alpha 0.9, beta 1.0, mode standard, norm_coefficient 0.0), learning rate 0.05, 10 parameters; loss inside: \"loss\" of SoftmaxCrossEntropyLoss, labels go to \"label\"",
         ),
         (
             "ort_artifacts/training_model.onnx",

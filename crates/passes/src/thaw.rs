@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The scale of a weight follows the weight, as in any other training, where that is the scale that the file has; where it is
-//! another one (a clipped weight, a reduced range), the scale of the file stays. Pairs that only repeat those of their operand
+//! another one (a clipped weight, a reduced range), the scale of the file stays. A Relu that a tool left to the saturation of the
+//! quantizer behind it comes back, since ranges move in training. Pairs that only repeat those of their operand
 //! behind an operator that moves values go: freezing puts them back.
 
 use crate::config::{ActivationQuantizeType, Numerics, QuantConfig};
@@ -26,7 +27,7 @@ use crate::quantizer::{ActivationQuantizer, MARK, hold};
 use ir::{Graph, GraphError, Kind, NodeId, QuantRole, Role, ValueId};
 use kernels::quant::{Axis, Grid, Quantizer};
 use observe::Range;
-use ops::{AbsMax, ActivationScale, DequantizeLinear, FakeQuant, QuantizeLinear, WeightScale};
+use ops::{AbsMax, ActivationScale, Clip, DequantizeLinear, FakeQuant, QuantizeLinear, Relu, WeightScale};
 use std::collections::BTreeMap;
 use tensor::{DType, Tensor};
 
@@ -160,6 +161,8 @@ fn activation(
     {
         return Ok(Ok((x, "repeats the scale of its operand".into())));
     }
+    let clamp = if zero_point == low { restored_clamp(graph, x, range.max, scale)? } else { None };
+    let (x, how) = clamp.map_or((x, ""), |clamped| (clamped, ", behind the clamp that it had taken over"));
     let born = graph.now();
     let name = graph.value(x).name.clone();
     let site = Site { value: x, name, axis: None, config };
@@ -171,7 +174,28 @@ fn activation(
             hold(graph, id, config.statistic(), range)?;
         }
     }
-    Ok(Ok((quantized, format!("quantizer of \"{}\" starts at {}..{}", site.name, range.min, range.max))))
+    Ok(Ok((quantized, format!("quantizer of \"{}\" starts at {}..{}{how}", site.name, range.min, range.max))))
+}
+
+/// A clamp in front of a quantizer whose range begins at 0. Tools drop a Relu in front of a quantizer that saturates there, but in
+/// training the range moves, and negative values would come through. A range that ends at 6 is that of the clamp between 0
+/// and 6.
+fn restored_clamp(graph: &mut Graph, x: ValueId, max: f32, step: f32) -> Result<Option<ValueId>, GraphError> {
+    let role = graph.node(x.node).op().map(|op| op.quant());
+    if !matches!(role, Some(QuantRole::Weighted { .. } | QuantRole::Rescaling | QuantRole::Folded)) {
+        return Ok(None);
+    }
+    let name = format!("{}_clamped", graph.value(x).name);
+    let clamped = match (max - 6.0).abs() <= step {
+        true => {
+            let [low, high] = [("low", 0.0f32), ("high", 6.0)]
+                .map(|(what, bound)| graph.add_const(&format!("{name}_{what}"), Tensor::scalar(bound)));
+            graph.add(Clip, &[x, low, high], &name)?
+        }
+        false => graph.add(Relu, &[x], &name)?,
+    };
+    graph.set_origin(clamped.node, &graph.node(x.node).origin.clone());
+    Ok(Some(clamped))
 }
 
 /// The range that the quantizer of a value holds, which it may have through operators that only move values.

@@ -262,7 +262,7 @@ impl fmt::Display for Recipe {
         if let Some(rule) = self.rules.values().next() {
             let attrs = rule.op.attrs();
             let number = |(name, attr): (&str, &Attr)| match attr {
-                Attr::Float(x) => format!("{name} {x}"),
+                Attr::Float(x) => format!("{name} {x:?}"),
                 Attr::Str(s) => format!("{name} {s}"),
                 other => format!("{name} {other:?}"),
             };
