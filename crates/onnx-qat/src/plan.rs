@@ -80,6 +80,10 @@ pub fn plan(model: &Model, options: &QuantizeOptions, with_data: bool) -> Result
         let id = graph.find_node(&name);
         let (becomes, why) = match (id, lines.get(label.as_str())) {
             (_, Some(Verdict::Skip(why))) => (Becomes::Float, why.clone()),
+            // Another operator has taken the name over: it computes on codes.
+            (Some(id), Some(Verdict::Done(how))) if graph.node(id).label() != label => {
+                (Becomes::Integer, how.clone())
+            }
             (Some(id), verdict) => role(&graph, id, verdict.copied()),
             (None, Some(Verdict::Done(how))) => (Becomes::Integer, how.clone()),
             (None, None) => (Becomes::Codes, "takes part in what replaces it".into()),
@@ -119,18 +123,16 @@ fn role(graph: &Graph, id: NodeId, verdict: Option<&Verdict>) -> (Becomes, Strin
         QuantRole::SameScale if on_codes => {
             (Becomes::Codes, "keeps the codes and the scale of its operand".into())
         }
-        QuantRole::Clamp if reads_on(graph, id) => {
+        QuantRole::Clamp if reads_on(graph, id) && from_integers(graph, operand) => {
             (Becomes::Codes, "the quantizer of its result saturates where it clamps".into())
         }
-        QuantRole::Folded if reads_on(graph, id) => {
+        QuantRole::Folded if from_integers(graph, operand) => {
             (Becomes::Codes, "folded into the weights in front of it".into())
         }
         _ if node.is::<FakeQuant>().is_some() || node.is::<DequantizeLinear>().is_some() => {
             (Becomes::Codes, "is a quantizer".into())
         }
-        QuantRole::Float => {
-            (Becomes::Float, format!("{} computes in floating point in every runtime", op.name()))
-        }
+        QuantRole::Float => (Becomes::Float, format!("{} has no form on codes", op.name())),
         _ => (Becomes::Float, "its operand is not quantized".into()),
     }
 }
@@ -146,6 +148,19 @@ fn on_grid(graph: &Graph, mut v: ValueId) -> bool {
             (Some(QuantRole::SameScale), Some(operand)) => v = operand,
             _ => return false,
         }
+    }
+}
+
+/// Whether a value comes from an operator that computes on codes, through what is folded into it.
+fn from_integers(graph: &Graph, v: Option<ValueId>) -> bool {
+    let Some(v) = v else { return false };
+    let node = graph.node(v.node);
+    let operand = |slot: usize| node.ins.get(slot).copied().flatten();
+    match node.op().map(|op| op.quant()) {
+        Some(QuantRole::Weighted { weight, .. }) => operand(weight).is_some_and(|w| on_grid(graph, w)),
+        Some(QuantRole::Rescaling) => node.ins.iter().flatten().all(|&v| on_grid(graph, v)),
+        Some(QuantRole::Folded | QuantRole::Clamp) => from_integers(graph, operand(0)),
+        _ => false,
     }
 }
 
