@@ -5,7 +5,7 @@
 
 use crate::bench::Failure;
 use clap::Parser;
-use onnx_qat::ir::{Graph, GraphError, Type, ValueId};
+use onnx_qat::ir::{Graph, GraphError, Type};
 use onnx_qat::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TypeProto,
     ValueInfoProto, tensor_proto, tensor_shape_proto, type_proto,
@@ -270,6 +270,7 @@ fn declared(name: &str) -> ValueInfoProto {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use onnx_qat::ir::ValueId;
 
     #[test]
     fn the_graph_has_about_as_many_nodes() {

@@ -70,9 +70,7 @@ pub(crate) fn check_parameters(
         match ty.shape.as_deref() {
             None => {}
             Some([d]) if d.agrees(&channels) => {
-                if d.fixed().is_some() {
-                    channels = d.clone();
-                }
+                channels = if d.fixed().is_some() { d.clone() } else { channels }
             }
             Some(_) => {
                 let problem = "should have one element for each of the";
