@@ -7,7 +7,7 @@ mod common;
 use common::{check_emitted, machine, run, update, without_quantizers};
 use ir::Graph;
 use ops::{BatchNormalization, DequantizeLinear, FakeQuant, Ops};
-use passes::{ActivationQuantizeType, DropUpdates, Hooks, Normalize, Pass, QuantConfig, Report};
+use passes::{ActivationQuantizeType, DropUpdates, Hooks, Normalize, Pass, QuantConfig, Report, Thaw};
 use std::path::{Path, PathBuf};
 
 /// Larger files take minutes here.
@@ -95,10 +95,16 @@ fn check(path: &Path) -> String {
     let mut quantized = graph.clone();
     let config =
         QuantConfig { activation_quantize_type: ActivationQuantizeType::MinMax, ..QuantConfig::default() };
-    passes::quant_aware(&mut quantized, &config, &Hooks::default()).unwrap();
+    let mut report = Report::default();
+    Thaw { config: config.clone() }.run(&mut quantized, &mut report).unwrap();
+    quantized.sweep();
+    // A file that is quantized already is taken on from its own scales.
+    if report.lines.is_empty() {
+        passes::quant_aware(&mut quantized, &config, &Hooks::default()).unwrap();
+        let placed = likeness(&graph, &without_quantizers(&quantized));
+        assert!(placed > 120.0, "with quantizers taken out again: {placed} dB");
+    }
     quantized.check().unwrap();
-    let placed = likeness(&graph, &without_quantizers(&quantized));
-    assert!(placed > 120.0, "with quantizers taken out again: {placed} dB");
 
     calibrate(&mut quantized);
     let mut evaluated = quantized.clone();
