@@ -1,6 +1,6 @@
-"""ONNX Runtime's own static quantization, for comparison: QDQ, u8 activations, s8 weights per channel, min-max.
+"""ONNX Runtime's own static quantization, for comparison: QDQ, u8 activations, s8 weights per channel.
 
-    python ptq.py FLOAT.onnx DATA.npz OUT.onnx [--samples 64] [--mean ...] [--std ...] [--layout nhwc]
+    python ptq.py FLOAT.onnx DATA.npz OUT.onnx [--method entropy] [--samples 64] [--mean ...] [--std ...] [--layout nhwc]
 
 Calibrates on the first --samples rows of x_train, or on as many drawn at random with --seed.
 """
@@ -41,7 +41,14 @@ def prepared(model):
     return model, name
 
 
-def quantize(source, x, destination, options, reduce_range=False):
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+
+
+def quantize(source, x, destination, options, reduce_range=False, method="minmax"):
     model, name = prepared(onnx.load(source))
     with tempfile.TemporaryDirectory() as folder:
         plain, clean = str(Path(folder) / "plain.onnx"), str(Path(folder) / "clean.onnx")
@@ -56,7 +63,7 @@ def quantize(source, x, destination, options, reduce_range=False):
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=reduce_range,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=METHODS[method],
         )
 
 
@@ -66,6 +73,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("out")
     common.add_input_options(parser)
+    parser.add_argument("--method", default="minmax", choices=METHODS, help="how ranges are calibrated")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seed", type=int, help="draw the samples instead of taking the first")
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for processors without VNNI")
@@ -74,7 +82,7 @@ def main():
     if options.seed is not None:
         x = x[np.random.default_rng(options.seed).permutation(len(x))]
     x = x[: options.samples]
-    quantize(options.float, x, options.out, options, options.reduce_range)
+    quantize(options.float, x, options.out, options, options.reduce_range, options.method)
     sizes = [Path(p).stat().st_size for p in (options.float, options.out)]
     print(f"{options.out}: calibrated on {len(x)} samples, {sizes[0]} -> {sizes[1]} bytes")
 

@@ -17,7 +17,7 @@ use ops::{Ops, QuantizeLinear};
 use passes::{
     DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
     FoldBias, FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd,
-    FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LowerActivations, MeanToPool, Normalize,
+    FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LearnScales, LowerActivations, MeanToPool, Normalize,
     ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
     Report, SoftmaxAxis, Thaw, TrainOnCodes, WidenHalves,
 };
@@ -112,6 +112,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
             let preprocess = Arc::new(options.pact().unwrap_or_default());
             one(of().then(InsertPreprocess { preprocess, config }), Keeps::ResultsWithoutQuantizers)
         }
+        "learn-scales" => one(of().then(LearnScales), Keeps::Codes),
         "observe-outputs" => {
             one(of().then(ObserveOutputs { moving_rate: config.moving_rate }), Keeps::Results)
         }

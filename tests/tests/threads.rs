@@ -28,6 +28,7 @@ fn trained(model: &str, threads: usize) -> Vec<u8> {
         fold_batch_norm: false,
         recipe: None,
         pact: Some(PactInit::Value(4.0)),
+        pact_weights: true,
         calibration_samples: 128,
         fit: FitOptions { epochs: 1, batch: 96, seed: 3, groups, ..FitOptions::default() },
     };

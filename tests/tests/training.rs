@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use onnx_qat::data::Dataset;
-use onnx_qat::passes::{Hooks, QuantConfig};
+use onnx_qat::ir::{Kind, Role};
+use onnx_qat::ops::QuantizeLinear;
+use onnx_qat::passes::{ActivationQuantizeType, Hooks, LSQ_GROUP, QuantConfig, WeightQuantizeType};
 use onnx_qat::prelude::{
     DataRole, Event, FitOptions, Model, Optimizer, ParamGroup, Preprocess, Schedule, Source,
 };
@@ -22,6 +24,10 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The network with calibrated quantizers, its training data and its test data.
 fn digits() -> (Model, Dataset, Dataset) {
+    digits_with(&QuantConfig::default())
+}
+
+fn digits_with(config: &QuantConfig) -> (Model, Dataset, Dataset) {
     let mut model = Model::load(fixture("digits_cnn.onnx")).unwrap();
     let file = fixture("digits.npz").display().to_string();
     let open = |role| {
@@ -29,7 +35,7 @@ fn digits() -> (Model, Dataset, Dataset) {
         model.open_data(&source, &Preprocess::default()).unwrap()
     };
     let (train, test) = (open(DataRole::Train), open(DataRole::Eval));
-    quant_aware(&mut model, &QuantConfig::default(), &Hooks::default()).unwrap();
+    quant_aware(&mut model, config, &Hooks::default()).unwrap();
     calibrate(&mut model, &train, 64, Some(8)).unwrap();
     (model, train, test)
 }
@@ -159,6 +165,75 @@ fn the_best_state_is_kept_and_training_stops() {
     }
 }
 
+/// Names and values of what the graph trains in the group of LSQ.
+fn learned(model: &Model) -> Vec<(String, Vec<f32>)> {
+    let graph = &model.graph;
+    let of_lsq = |id| match &graph.node(id).kind {
+        Kind::Variable(value, Role::Param(group)) if **group == *LSQ_GROUP => {
+            Some((graph.node(id).name.clone(), value.to_f32()))
+        }
+        _ => None,
+    };
+    graph.nodes().into_iter().filter_map(of_lsq).collect()
+}
+
+fn lsq_config() -> QuantConfig {
+    QuantConfig {
+        weight_quantize_type: WeightQuantizeType::ChannelWiseLsqWeight,
+        activation_quantize_type: ActivationQuantizeType::LsqPlusAct,
+        ..QuantConfig::default()
+    }
+}
+
+#[test]
+fn learned_scales_move_and_are_those_of_the_file() {
+    let (mut model, train, test) = digits_with(&lsq_config());
+    let mut untrained = model.clone();
+    fit(&mut untrained, &train, None, &FitOptions { epochs: 0, ..FitOptions::default() }, &mut |_| {}).unwrap();
+    let before = learned(&untrained);
+    let float = Model::load(fixture("digits_cnn.onnx")).unwrap().evaluate(&test, 64).unwrap();
+    let schedule = Schedule::constant(0.01);
+    let groups = vec![weights(1e-3), ParamGroup::lsq(Optimizer::MOMENTUM, schedule)];
+    let mut events = Vec::new();
+    let options = FitOptions { epochs: 2, groups, keep: Keep::Last, ..FitOptions::default() };
+    fit(&mut model, &train, Some(&test), &options, &mut |event| events.push(event.clone())).unwrap();
+    let after = learned(&model);
+    assert_eq!(before.len(), after.len());
+    assert!(after.iter().any(|(name, _)| name.ends_with("_below")), "{after:?}");
+    for ((name, before), (other, after)) in before.iter().zip(&after) {
+        assert_eq!(name, other);
+        // The end of a range moves where values lie beyond it.
+        assert!(before != after || name.ends_with("_below"), "\"{name}\" stays at {before:?}");
+        assert!(after.iter().all(|&s| s > 0.0), "{name}: {after:?}");
+    }
+    let tells = |event: &Event| match event {
+        Event::Epoch { thresholds, .. } => thresholds.iter().any(|(name, _)| name.ends_with("_scale")),
+        _ => false,
+    };
+    assert!(events.iter().any(tells), "scales are told at the end of an epoch");
+
+    convert(&mut model).unwrap();
+    let scales: Vec<f32> =
+        after.iter().filter(|(name, s)| name.ends_with("_scale") && s.len() == 1).map(|(_, s)| s[0]).collect();
+    let written = |scale: &f32| {
+        let node = |id| model.graph.node(id);
+        let scale_of = |id| model.graph.constant(node(id).ins[1]?).map(Tensor::to_f32);
+        let nodes = model.graph.nodes().into_iter();
+        let mut quantizers = nodes.filter(|&id| node(id).is::<QuantizeLinear>().is_some());
+        quantizers.any(|id| scale_of(id).is_some_and(|s| s == [*scale]))
+    };
+    assert!(scales.len() > 5 && scales.iter().all(written), "{scales:?}");
+    assert!(model.evaluate(&test, 64).unwrap().top1() >= float.top1() - 0.01);
+}
+
+#[test]
+fn a_parameter_without_an_optimizer_is_told() {
+    let (model, train, _) = digits_with(&lsq_config());
+    let options = FitOptions { groups: vec![weights(1e-3)], ..FitOptions::default() };
+    let error = fit(&mut model.clone(), &train, None, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("group \"lsq\"") && error.contains("rate 0"), "{error}");
+}
+
 /// Options in which everything that has a state takes part.
 fn everything(folder: Option<&Path>, resume: bool) -> FitOptions {
     let checkpoint = folder.map(|folder| CheckpointOptions { folder: folder.into(), every: Some(3), resume });
@@ -175,7 +250,7 @@ fn everything(folder: Option<&Path>, resume: bool) -> FitOptions {
         freeze_observers_after: Some(2),
         loss: LossConfig { distill: Some(Distill::default()), ..LossConfig::default() },
         checkpoint,
-        groups: vec![all],
+        groups: vec![all, ParamGroup::lsq(Optimizer::MOMENTUM, Schedule::constant(1e-2))],
         ..FitOptions::default()
     }
 }
@@ -190,7 +265,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn every_checkpoint_leads_to_the_same_bytes() {
-    let (model, train, test) = digits();
+    let (model, train, test) = digits_with(&lsq_config());
     let (expected, _) = trained(&everything(None, false), &model, &train, Some(&test));
     let (folder, stash) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut count = 0;
@@ -237,7 +312,7 @@ fn a_checkpoint_is_of_one_run() {
     let mut other = model.clone();
     let bias = other.graph.find("head.bias").unwrap();
     let zeros = Tensor::new(&[10], vec![0f32; 10]);
-    other.graph.set_leaf(bias.node, onnx_qat::ir::Kind::Const(zeros)).unwrap();
+    other.graph.set_leaf(bias.node, Kind::Const(zeros)).unwrap();
     let error = resumed(&other, &options, &train).unwrap_err();
     assert!(error.contains("another model"), "{error}");
 

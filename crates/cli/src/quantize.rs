@@ -3,7 +3,7 @@
 use crate::data_args::{DataArgs, ThreadArgs, left_out};
 use crate::output::{Output, Printer, accuracy_json, quality_json, write};
 use crate::records::{self, RecordArgs};
-use crate::training_args::{PactGroup, TrainingArgs};
+use crate::training_args::{LearnedGroups, TrainingArgs};
 use clap::ValueEnum;
 use onnx_qat::data::Dataset;
 use onnx_qat::observe::Distributions;
@@ -53,15 +53,20 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Quantization options")]
 struct Quantization {
-    /// Learned clipping of activations (PACT).
-    #[arg(long)]
-    pact: bool,
+    /// Learned clipping (PACT); of activations where nothing more is said.
+    #[arg(long, value_name = "WHAT", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "activations")]
+    pact: Option<Learned>,
+    /// Learned scales (LSQ) in place of observed ranges, of activations with both ends of the range (LSQ+); of all where nothing
+    /// more is said.
+    #[arg(long, value_name = "WHAT", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    lsq: Option<Learned>,
     /// Where PACT thresholds start: a number, the magnitudes that calibration saw, or the file that `analyze` wrote, whose
     /// `mse` thresholds are taken.
     #[arg(long, value_name = "X|calibrated|FILE", value_parser = pact_init, default_value = "calibrated")]
     pact_init: PactInitArg,
     #[command(flatten)]
-    pact_group: PactGroup,
+    learned: LearnedGroups,
     /// What training does with batch norms: they use the statistics of the batch and update the running ones, or keep and use
     /// the running ones, or are folded into convolutions first. The int8 model has them folded in any case. By default they
     /// are updated, or frozen where the float model is all there is to learn from.
@@ -100,6 +105,24 @@ struct Quantization {
     /// Opset of the int8 model, 13 to 20; that of the float model by default, but at least 13 and at most 20.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(13..=20))]
     opset: Option<u8>,
+}
+
+/// Whose clipping or scales are learned.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Learned {
+    Weights,
+    Activations,
+    All,
+}
+
+impl Learned {
+    fn weights(this: Option<Learned>) -> bool {
+        matches!(this, Some(Learned::Weights | Learned::All))
+    }
+
+    fn activations(this: Option<Learned>) -> bool {
+        matches!(this, Some(Learned::Activations | Learned::All))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -179,7 +202,7 @@ fn dry_run(run: &Run, print: &Output) -> Result<(), Error> {
 /// The run that the flags describe.
 fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Run, Error> {
     let q = &args.quantization;
-    let mut training = args.training.options(&q.pact_group);
+    let mut training = args.training.options(&q.learned);
     training.freeze_batch_norm_after = match q.batch_norm {
         None => training.freeze_batch_norm_after,
         Some(BatchNorm::Update) => Some(training.epochs),
@@ -198,7 +221,8 @@ fn resolve(args: &Args, output: PathBuf, quantization: QuantConfig) -> Result<Ru
         recipe,
         trained: q.trained.clone(),
         calibration_samples: q.calib_samples as usize,
-        pact: q.pact.then(|| q.pact_init.0.clone()),
+        pact: Learned::activations(q.pact).then(|| q.pact_init.0.clone()),
+        pact_weights: Learned::weights(q.pact),
         data: RunData {
             train: args.train.clone(),
             eval: args.eval.clone(),
@@ -240,6 +264,12 @@ fn config(args: &Args) -> Result<QuantConfig, Error> {
         let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
         let overrides = onnx_runtime_overrides(&text).map_err(|e| file(e.to_string()))?;
         config.tensor_overrides.extend(overrides);
+    }
+    if Learned::weights(args.quantization.lsq) {
+        config.weight_quantize_type = config.weight_quantize_type.to_learned();
+    }
+    if Learned::activations(args.quantization.lsq) {
+        config.activation_quantize_type = config.activation_quantize_type.to_learned();
     }
     Ok(config)
 }

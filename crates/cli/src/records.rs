@@ -32,6 +32,8 @@ pub struct Recorder {
     report: Option<PathBuf>,
     history: History,
     events: Option<EventWriter>,
+    /// Whether the next step is one that was done before: after a step back, or where a run is resumed.
+    again: bool,
     /// The first error of writing events. Training goes on without them.
     failed: Option<Error>,
 }
@@ -54,7 +56,7 @@ impl RecordArgs {
         self.report.iter().try_for_each(onnx_qat::onnx::check_writable)?;
         let create = |folder: &PathBuf| EventWriter::create(folder).map_err(|e| error(folder, e));
         let events = self.tensorboard.as_ref().map(create).transpose()?;
-        Ok(Recorder { report: self.report.clone(), history: History::default(), events, failed: None })
+        Ok(Recorder { report: self.report.clone(), history: History::default(), events, again: false, failed: None })
     }
 }
 
@@ -66,9 +68,16 @@ impl Recorder {
     /// Takes note of a stage.
     pub fn hear(&mut self, stage: &Stage) {
         self.history.hear(stage);
-        if let (Stage::Training(event), Some(events)) = (stage, &mut self.events)
-            && let Err(e) = log(events, event, self.history.steps.last().map_or(0, |s| s.steps as u64))
-        {
+        let Stage::Training(event) = stage else { return };
+        self.again |= matches!(event, Event::Diverged { .. } | Event::Begin { resumed: Some(_), .. });
+        let Some(events) = &mut self.events else { return };
+        let step = self.history.steps.last().map_or(0, |s| s.steps as u64);
+        let mut restarted = Ok(());
+        if self.again && matches!(event, Event::Step { .. }) {
+            self.again = false;
+            restarted = events.restart(step);
+        }
+        if let Err(e) = restarted.and_then(|()| log(events, event, step)) {
             self.failed = Some(error(events.path(), e));
             self.events = None;
         }

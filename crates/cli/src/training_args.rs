@@ -109,9 +109,9 @@ struct Checkpoints {
     resume: bool,
 }
 
-/// How the thresholds of PACT are trained.
+/// How thresholds of PACT and scales of LSQ are trained.
 #[derive(clap::Args, Clone, Debug)]
-pub struct PactGroup {
+pub struct LearnedGroups {
     /// Learning rate of the PACT thresholds; that of the weights by default.
     #[arg(long, value_name = "X", value_parser = at_least_0)]
     pact_lr: Option<f32>,
@@ -121,6 +121,12 @@ pub struct PactGroup {
     /// How the PACT thresholds are updated; as the weights by default.
     #[arg(long, value_enum)]
     pact_optimizer: Option<OptimizerName>,
+    /// Learning rate of the LSQ scales; that of the weights by default.
+    #[arg(long, value_name = "X", value_parser = at_least_0)]
+    lsq_lr: Option<f32>,
+    /// How the LSQ scales are updated. Their gradients are scaled for momentum and sgd, whose steps follow the size of a gradient.
+    #[arg(long, value_enum, default_value_t = OptimizerName::Momentum)]
+    lsq_optimizer: OptimizerName,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -176,7 +182,7 @@ impl TrainingArgs {
     }
 
     /// The options of the library.
-    pub fn options(&self, pact: &PactGroup) -> FitOptions {
+    pub fn options(&self, learned: &LearnedGroups) -> FitOptions {
         let (lr, optimizer) = (self.lr.unwrap_or(1e-3), self.optimizer.unwrap_or(OptimizerName::Momentum));
         let decay = match self.lr_schedule {
             ScheduleName::Constant => Decay::Constant,
@@ -194,10 +200,12 @@ impl TrainingArgs {
             ..ParamGroup::weights(optimizer.into(), schedule(lr), self.weight_decay)
         };
         let pact = ParamGroup::pact(
-            pact.pact_optimizer.unwrap_or(optimizer).into(),
-            schedule(pact.pact_lr.unwrap_or(lr)),
-            pact.pact_decay,
+            learned.pact_optimizer.unwrap_or(optimizer).into(),
+            schedule(learned.pact_lr.unwrap_or(lr)),
+            learned.pact_decay,
         );
+        let lsq =
+            ParamGroup::lsq(learned.lsq_optimizer.into(), schedule(learned.lsq_lr.unwrap_or(lr)));
         FitOptions {
             epochs: self.epochs,
             batch: self.batch as usize,
@@ -213,7 +221,7 @@ impl TrainingArgs {
             loss: self.distillation.loss(),
             divergence: DivergenceOptions { retries: self.retries, ..DivergenceOptions::default() },
             checkpoint: self.checkpoints.options(),
-            groups: vec![weights, pact],
+            groups: vec![weights, pact, lsq],
         }
     }
 }

@@ -63,6 +63,36 @@ fn quantizes_the_fixture_and_evaluates_the_result() {
     assert!(e.contains("unknown.toml") && e.contains("epoch"), "{e}");
 }
 
+/// Each way to learn clipping and scales ends in a model that is as good as the float one, and comes again from its file.
+#[test]
+fn learned_quantizers_from_flags_and_from_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let (out, again) = (dir.path().join("out.onnx"), dir.path().join("again.onnx"));
+    let args = ["quantize", &model, "--train", &data, "--eval", &data, "--keep", "last", "--lr", "0.003"];
+    let learned = [
+        (&["--pact=all"][..], "pact_weights = true"),
+        (&["--lsq"][..], "weight_quantize_type = \"channel_wise_lsq_weight\""),
+        (&["--lsq=activations", "--pact=weights", "--lsq-lr", "0.01"][..], "\"lsq_plus_act\""),
+    ];
+    for (flags, key) in learned {
+        let output = ["-o", out.to_str().unwrap(), "--json"];
+        let found = run(&[&args[..], flags, &output].concat());
+        assert!(found.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&found.stderr));
+        let text = String::from_utf8(found.stdout).unwrap();
+        let done: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let top1 = |which: &str| done[which]["top1"].as_f64().unwrap();
+        assert!(top1("int8") >= top1("float") - 0.01, "{flags:?}: {done}");
+        let beside = std::fs::read_to_string(out.with_extension("toml")).unwrap();
+        assert!(beside.contains(key), "{beside}");
+        let file = out.with_extension("toml").display().to_string();
+        assert!(run(&["run", &file, "-o", again.to_str().unwrap()]).status.success());
+        assert!(std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap(), "{flags:?}");
+    }
+    let e = failure(&["quantize", &model, "--train", &data, "--pact", "--lsq", "-o", out.to_str().unwrap()]);
+    assert!(e.contains("choose one"), "{e}");
+}
+
 #[test]
 fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();

@@ -49,6 +49,8 @@ pub struct QuantizeOptions {
     pub recipe: Option<RecipeRate>,
     /// Learned clipping of activations.
     pub pact: Option<PactInit>,
+    /// Learned clipping of weights; thresholds start at the largest magnitude of each.
+    pub pact_weights: bool,
     /// Samples with which calibration runs before training.
     pub calibration_samples: usize,
     /// Training; with no epochs it is static calibration alone.
@@ -134,6 +136,10 @@ pub fn quantize(
     progress: &mut Progress,
 ) -> Result<Quantized, Error> {
     options.config.check()?;
+    if options.pact.is_some() && options.config.activation_quantize_type.learned() {
+        let what = "PACT and LSQ both learn where activations are clipped; choose one of them";
+        return Err(Error::Usage(what.into()));
+    }
     let batch = options.fit.batch;
     let labelled = eval.filter(|d| d.labels().is_some());
     let float = labelled
@@ -262,8 +268,23 @@ pub(crate) fn insert_quantizers(
     if options.equalize {
         progress(&Stage::Normalized(&Pipeline::new().then(Equalize).run(graph)?));
     }
-    progress(&Stage::Inserted(&passes::quant_aware(graph, &options.config, &options.hooks)?));
+    let mut hooks = options.hooks.clone();
+    if options.pact_weights && options.fit.epochs > 0 && hooks.weight_preprocess.is_none() {
+        let thresholds = constant_magnitudes(graph);
+        hooks.weight_preprocess = Some(Arc::new(Pact { thresholds, ..Pact::default() }));
+    }
+    progress(&Stage::Inserted(&passes::quant_aware(graph, &options.config, &hooks)?));
     Ok(Inserted::New)
+}
+
+/// The largest magnitude of each float constant: among them all weights.
+fn constant_magnitudes(graph: &ir::Graph) -> BTreeMap<String, f32> {
+    let magnitude = |id: ir::NodeId| {
+        let value = graph.constant(id.into()).filter(|t| t.dtype() == tensor::DType::F32)?;
+        let magnitude = value.to_f32().iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        Some((graph.node(id).name.clone(), magnitude))
+    };
+    graph.nodes().into_iter().filter_map(magnitude).filter(|(_, m)| *m > 0.0).collect()
 }
 
 /// Puts PACT in front of the activation quantizers of a calibrated graph.
@@ -271,9 +292,9 @@ fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: &PactInit) -> 
     let mut pact = Pact::default();
     match init {
         PactInit::Value(value) => pact.initial = *value,
-        PactInit::Calibrated => pact.thresholds = magnitudes(graph),
+        PactInit::Calibrated => pact.thresholds = observed_magnitudes(graph),
         PactInit::Each(given) => {
-            pact.thresholds = magnitudes(graph);
+            pact.thresholds = observed_magnitudes(graph);
             for (name, threshold) in &mut pact.thresholds {
                 *threshold = given.get(name).copied().unwrap_or(*threshold);
             }
@@ -286,7 +307,7 @@ fn insert_pact(graph: &mut ir::Graph, config: &QuantConfig, init: &PactInit) -> 
 }
 
 /// The largest magnitude that the observer of each tensor has seen.
-fn magnitudes(graph: &ir::Graph) -> BTreeMap<String, f32> {
+fn observed_magnitudes(graph: &ir::Graph) -> BTreeMap<String, f32> {
     let observed = graph.nodes().into_iter().filter_map(|id| {
         let node = graph.node(id);
         let observe = node.is::<ops::Observe>()?;

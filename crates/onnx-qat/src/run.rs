@@ -49,6 +49,9 @@ pub struct Run {
     /// Learned clipping of activations, and where its thresholds start.
     #[serde(default)]
     pub pact: Option<PactInit>,
+    /// Learned clipping of weights.
+    #[serde(default)]
+    pub pact_weights: bool,
     /// The data.
     #[serde(default)]
     pub data: RunData,
@@ -120,6 +123,7 @@ impl Run {
             fold_batch_norm: self.fold_batch_norm,
             recipe: self.recipe,
             pact: self.pact.clone(),
+            pact_weights: self.pact_weights,
             calibration_samples: self.calibration_samples,
             fit: self.training.clone(),
         }

@@ -48,7 +48,7 @@ impl Op for CodesConv {
 
     fn attrs(&self) -> Attrs {
         let mut attrs = self.window.attrs(Attrs::new()).with_int("group", self.group as i64, 1);
-        let quant = FakeQuant { quantizer: self.quantizer, axis: None, clipped: false };
+        let quant = FakeQuant { quantizer: self.quantizer, axis: None, clipped: false, learned: false };
         quant.attrs().iter().for_each(|(name, value)| attrs.set(name, value.clone()));
         attrs
     }
@@ -176,7 +176,7 @@ mod tests {
             let got = run(&op, &[&x, &x_scale, &x_zero, &w, &w_scale, &bias].map(Some), 1).unwrap().remove(0);
 
             let values = run(&Decode, &[&x, &x_scale, &x_zero].map(Some), 1).unwrap().remove(0);
-            let quant = FakeQuant { quantizer, axis: Some(0), clipped: false };
+            let quant = FakeQuant { quantizer, axis: Some(0), clipped: false, learned: false };
             let rounded = eval(&quant, &[&w, &w_scale]).unwrap();
             let want = eval(&Conv { window: window.clone(), group }, &[&values, &rounded, &bias]).unwrap();
             assert_eq!(got.shape(), want.shape());

@@ -2,15 +2,20 @@
 //!
 //! With the rule `onnx` it is ONNX `QuantizeLinear` followed by `DequantizeLinear`, bit for bit; with the rules
 //! `paddle` and `paddle-even` it is Paddle's `fake_*` operators and its `quantize_linear` pair. The gradient is the
-//! straight-through estimator (Bengio et al. 2013, arXiv 1308.3432), optionally clipped to the representable range.
+//! straight-through estimator (Bengio et al. 2013, arXiv 1308.3432), optionally clipped to the representable range. The scale may
+//! be learned (LSQ, Esser et al. 2020, arXiv 1902.08153), and with it an offset (LSQ+, Bhalgat et al. 2020, arXiv 2004.09576).
 
 use crate::shapes::channel_scale;
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
-use kernels::quant::{Axis, Grid, Quantizer, Round, Rule, Scales, fake_quantize, straight_through_clipped};
+use kernels::quant::{
+    Anchor, Axis, Grid, Quantizer, Round, Rule, Scales, fake_quantize, scale_gradients, straight_through_clipped,
+};
+use std::sync::Arc;
 use tensor::DType;
 
-/// `FakeQuant(x, scale, zero_point?)`: `x` f32 of any shape, `scale` f32 and `zero_point` int32, both scalar or one
-/// per channel of `axis`.
+/// `FakeQuant(x, scale, zero_point?, below?)`: `x` f32 of any shape, `scale` f32 and `zero_point` int32, both scalar or one
+/// per channel of `axis`. The lowest code stands for `-below`, of which [`ZeroPoint`](crate::ZeroPoint) makes the zero point: an
+/// operand that changes no result, and receives the gradient of LSQ+'s offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FakeQuant {
     /// Arithmetic and codes.
@@ -19,6 +24,9 @@ pub struct FakeQuant {
     pub axis: Option<usize>,
     /// Whether the gradient stops outside of the representable range.
     pub clipped: bool,
+    /// Whether `scale` and `below` have gradients. Their gradients are those of LSQ and LSQ+ times `1 / sqrt(n * high)`, `n`
+    /// being the elements that share a scale: so scales learn as fast as weights.
+    pub learned: bool,
 }
 
 const RULES: [(&str, Rule); 3] = [
@@ -55,7 +63,11 @@ impl FakeQuant {
             axis => Some(usize::try_from(axis).map_err(|_| format!("attribute axis is {axis}"))?),
         };
         let clipped = attrs.int("clipped", 0)? != 0;
-        Ok(FakeQuant { quantizer: Quantizer { rule: *rule, grid }, axis, clipped })
+        let learned = attrs.int("learned", 0)? != 0;
+        if learned && *rule != Rule::Onnx {
+            return Err("a scale can be learned with the rule onnx alone".into());
+        }
+        Ok(FakeQuant { quantizer: Quantizer { rule: *rule, grid }, axis, clipped, learned })
     }
 
     /// The rows of the tensor that share a scale.
@@ -93,6 +105,7 @@ impl Op for FakeQuant {
         Attrs::new()
             .with_int("axis", self.axis.map_or(-1, |a| a as i64), -1)
             .with_int("clipped", self.clipped as i64, 0)
+            .with_int("learned", self.learned as i64, 0)
             .with_str("rule", rule, "onnx")
             .with("low", Attr::Int(self.quantizer.grid.low.into()))
             .with("high", Attr::Int(self.quantizer.grid.high.into()))
@@ -104,6 +117,9 @@ impl Op for FakeQuant {
         if cx.has(2) {
             channel_scale(x, cx.ty(2)?, self.axis, "zero point")?;
         }
+        if cx.has(3) {
+            channel_scale(x, cx.float(3)?, self.axis, "end of the range")?;
+        }
         Ok(vec![x.clone()])
     }
 
@@ -111,11 +127,17 @@ impl Op for FakeQuant {
         let dy = cx.d_output(0)?;
         let dx = if self.clipped {
             let ins = [Some(dy), cx.input(0), cx.input(1), cx.input(2)];
-            cx.add_multi(std::sync::Arc::new(FakeQuantGrad(*self)), &ins, 1)?[0]
+            cx.add_multi(Arc::new(FakeQuantGrad(*self)), &ins, 1)?[0]
         } else {
             dy
         };
         cx.set(0, dx);
+        if self.learned && (cx.wants(1) || cx.wants(3)) {
+            let ins = [Some(dy), cx.input(0), cx.input(1), cx.input(2), cx.input(3)];
+            let slots: &[usize] = if cx.input(3).is_some() { &[1, 3] } else { &[1] };
+            let gradients = cx.add_multi(Arc::new(FakeQuantScaleGrad(*self)), &ins, slots.len())?;
+            slots.iter().zip(gradients).for_each(|(&slot, gradient)| cx.set(slot, gradient));
+        }
         Some(())
     }
 
@@ -179,6 +201,59 @@ impl Op for FakeQuantGrad {
     }
 }
 
+/// Reads the gradient of the scale.
+pub fn parse_scale_grad(cx: &Parse) -> Result<Parsed, String> {
+    Ok(FakeQuantScaleGrad(FakeQuant::from_attrs(cx.attrs)?).into())
+}
+
+/// `FakeQuantScaleGrad(dy, x, scale, zero_point?, below?)`: the gradients of `scale` and, where it is there, of `below`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FakeQuantScaleGrad(FakeQuant);
+
+impl Op for FakeQuantScaleGrad {
+    fn name(&self) -> &str {
+        "FakeQuantScaleGrad"
+    }
+
+    fn domain(&self) -> &str {
+        "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.0.attrs()
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        channel_scale(cx.float(1)?, cx.float(2)?, self.0.axis, "scale")?;
+        Ok(vec![cx.ty(2)?.clone(); if cx.has(4) { 2 } else { 1 }])
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let rows = self.0.rows(cx.typed::<f32>(1)?)?;
+        let grid = self.0.quantizer.grid;
+        let sharing = (rows.outer * rows.inner).max(1) as f32;
+        let factor = 1.0 / (sharing * grid.high as f32).sqrt();
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let scales = scales(parts.input(2), parts.optional(3));
+            let with_offset = parts.optional::<f32>(4).is_some();
+            let anchor = if with_offset { Anchor::LowestCode } else { Anchor::ZeroPoint };
+            let gradients = scale_gradients(grid, anchor, rows, scales, parts.input(1), parts.input(0));
+            let scaled = |i: usize| gradients.iter().map(move |of| of[i] * factor);
+            parts.output::<f32>(0).iter_mut().zip(scaled(0)).for_each(|(to, d)| *to = d);
+            if with_offset {
+                // An offset is the negative of `below`.
+                parts.output::<f32>(1).iter_mut().zip(scaled(1)).for_each(|(to, d)| *to = -d);
+            }
+            Ok(())
+        }))
+    }
+
+    fn layouts(&self) -> Layouts {
+        Layouts::Same { ins: 0b11, outs: 0 }
+    }
+}
+
 /// The element type that holds the codes of `grid`, if one does: what the emitted pair stores.
 pub fn code_type(grid: Grid) -> Option<DType> {
     match (grid.low, grid.high) {
@@ -197,7 +272,7 @@ mod tests {
     use tensor::Tensor;
 
     fn quant(clipped: bool) -> FakeQuant {
-        FakeQuant { quantizer: Quantizer::onnx(Grid::U8), axis: None, clipped }
+        FakeQuant { quantizer: Quantizer::onnx(Grid::U8), axis: None, clipped, learned: false }
     }
 
     #[test]
@@ -233,7 +308,11 @@ mod tests {
             quantizer: Quantizer::paddle(8, Round::HalfAway).unwrap(),
             axis: Some(1),
             clipped: true,
+            learned: false,
         };
         assert_eq!(FakeQuant::from_attrs(&op.attrs()).unwrap(), op);
+        let learned = FakeQuant { learned: true, ..quant(true) };
+        assert_eq!(FakeQuant::from_attrs(&learned.attrs()).unwrap(), learned);
+        assert!(FakeQuant::from_attrs(&FakeQuant { learned: true, ..op }.attrs()).is_err());
     }
 }

@@ -132,6 +132,7 @@ mod weight_scale;
 mod where_op;
 mod window;
 mod xor;
+mod zero_point;
 
 mod shapes;
 #[cfg(test)]
@@ -172,7 +173,7 @@ pub use equal::Equal;
 pub use erf::Erf;
 pub use exp::Exp;
 pub use expand::Expand;
-pub use fake_quant::{FakeQuant, FakeQuantGrad, code_type};
+pub use fake_quant::{FakeQuant, FakeQuantGrad, FakeQuantScaleGrad, code_type};
 pub use flatten::Flatten;
 pub use floor::Floor;
 pub use fused_conv::FusedConv;
@@ -268,6 +269,7 @@ pub use weight_scale::WeightScale;
 pub use where_op::Where;
 pub use window::{AutoPad, Window};
 pub use xor::Xor;
+pub use zero_point::ZeroPoint;
 
 use ir::{Parse, Parsed, Registry};
 
@@ -403,6 +405,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "EpilogueGrad", epilogue::parse_grad),
     ("qat", "FakeQuant", fake_quant::parse),
     ("qat", "FakeQuantGrad", fake_quant::parse_grad),
+    ("qat", "FakeQuantScaleGrad", fake_quant::parse_scale_grad),
     ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
@@ -427,6 +430,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "SumTo", sum_to::parse),
     ("qat", "UnaryGrad", unary::parse_grad),
     ("qat", "WeightScale", weight_scale::parse),
+    ("qat", "ZeroPoint", zero_point::parse),
 ];
 
 /// The operators of this crate, for readers of ONNX files and graph text.

@@ -34,6 +34,30 @@ pub enum WeightQuantizeType {
     RangeAbsMax,
     /// One scale, a moving average of the magnitudes.
     MovingAverageAbsMax,
+    /// One scale, which is trained: LSQ.
+    LsqWeight,
+    /// One trained scale per output channel.
+    ChannelWiseLsqWeight,
+}
+
+impl WeightQuantizeType {
+    /// Whether there is a scale per output channel.
+    pub fn per_channel(self) -> bool {
+        matches!(self, WeightQuantizeType::ChannelWiseAbsMax | WeightQuantizeType::ChannelWiseLsqWeight)
+    }
+
+    /// Whether the scale is trained.
+    pub fn learned(self) -> bool {
+        matches!(self, WeightQuantizeType::LsqWeight | WeightQuantizeType::ChannelWiseLsqWeight)
+    }
+
+    /// The same with trained scales, one per channel or one in all.
+    pub fn to_learned(self) -> WeightQuantizeType {
+        match self.per_channel() {
+            true => WeightQuantizeType::ChannelWiseLsqWeight,
+            false => WeightQuantizeType::LsqWeight,
+        }
+    }
 }
 
 /// How the range of an activation is followed.
@@ -51,6 +75,29 @@ pub enum ActivationQuantizeType {
     MovingAverageMinMax,
     /// Minimum and maximum over all batches: static calibration.
     MinMax,
+    /// A trained scale, which starts at a moving average of the magnitudes; zero point as for `moving_average_abs_max`: LSQ.
+    LsqAct,
+    /// Both ends of the range are trained; they start at a moving average of minimum and maximum: LSQ+. Ours; Paddle calls both
+    /// `lsq_act`.
+    LsqPlusAct,
+}
+
+impl ActivationQuantizeType {
+    /// Whether the range may lie on one side of 0 more than on the other.
+    pub fn asymmetric(self) -> bool {
+        use ActivationQuantizeType::{LsqPlusAct, MinMax, MovingAverageMinMax};
+        matches!(self, MovingAverageMinMax | MinMax | LsqPlusAct)
+    }
+
+    /// Whether the range is trained.
+    pub fn learned(self) -> bool {
+        matches!(self, ActivationQuantizeType::LsqAct | ActivationQuantizeType::LsqPlusAct)
+    }
+
+    /// The same with trained ranges.
+    pub fn to_learned(self) -> ActivationQuantizeType {
+        if self.asymmetric() { ActivationQuantizeType::LsqPlusAct } else { ActivationQuantizeType::LsqAct }
+    }
 }
 
 /// PaddleSlim's hardware presets.
@@ -377,6 +424,16 @@ impl QuantConfig {
             return wrong("window_size", "1 to 16777216 batches", self.window_size.to_string());
         }
         self.tensor_overrides.iter().try_for_each(|(name, own)| own.check(name))?;
+        if self.numerics == Numerics::Compat {
+            let learned = [
+                ("weight_quantize_type", self.weight_quantize_type.learned()),
+                ("activation_quantize_type", self.activation_quantize_type.learned()),
+            ];
+            if let Some((key, _)) = learned.iter().find(|(_, learned)| *learned) {
+                let expected = "one of PaddleSlim's quant_aware, which has no LSQ; LSQ wants numerics = \"deploy\"";
+                return wrong(key, expected, "LSQ".into());
+            }
+        }
         for name in &self.quantize_op_types {
             if onnx_types(name).is_none() {
                 let expected =
@@ -439,8 +496,12 @@ impl QuantConfig {
         match self.activation_quantize_type {
             ActivationQuantizeType::AbsMax => Statistic::AbsMax,
             ActivationQuantizeType::RangeAbsMax => Statistic::RangeAbsMax { window: self.window_size },
-            ActivationQuantizeType::MovingAverageAbsMax => Statistic::MovingAverageAbsMax { rate },
-            ActivationQuantizeType::MovingAverageMinMax => Statistic::MovingAverageMinMax { rate },
+            ActivationQuantizeType::MovingAverageAbsMax | ActivationQuantizeType::LsqAct => {
+                Statistic::MovingAverageAbsMax { rate }
+            }
+            ActivationQuantizeType::MovingAverageMinMax | ActivationQuantizeType::LsqPlusAct => {
+                Statistic::MovingAverageMinMax { rate }
+            }
             ActivationQuantizeType::MinMax => Statistic::MinMax,
         }
     }
@@ -648,6 +709,8 @@ mod tests {
         assert!(error("quantize_op_types = ['elmentwise_add']").contains("elmentwise_add"));
         assert!(error("activation_quantize_type = 'channel_wise_abs_max'").contains("channel_wise_abs_max"));
         assert!(error("moving_rate = 1.5").contains("moving_rate"));
+        let compat = error("numerics = 'compat'\nactivation_quantize_type = 'lsq_act'");
+        assert!(compat.contains("activation_quantize_type is LSQ, expected"), "{compat}");
         assert!(
             QatConfig::from_toml("quantizable_layer_type = ['LSTM']")
                 .unwrap_err()

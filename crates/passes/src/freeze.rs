@@ -192,7 +192,7 @@ impl Frozen {
             report.skip("freeze-quant", label, "its weight has a scale per channel of another axis");
             return Ok(());
         }
-        let name = graph.value(source).name.clone();
+        let name = graph.value(unprocessed(graph, source)).name.clone();
         let input_scale = node.ins.get(at.data).copied().flatten().and_then(|v| data_scale(graph, v));
         let bias_value = node.ins.get(at.bias).copied().flatten();
         let bias = match bias_value {

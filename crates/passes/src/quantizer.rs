@@ -1,6 +1,6 @@
 //! The configured quantizers, and the book of what is quantized already.
 
-use crate::config::{ActivationQuantizeType, Numerics, QuantConfig, WeightQuantizeType};
+use crate::config::{Numerics, QuantConfig, WeightQuantizeType};
 use crate::fold_constants::evaluate;
 use crate::hooks::{Hooks, Quantize, Site, pact_threshold, process, unprocessed};
 use crate::tensor_override;
@@ -58,11 +58,14 @@ fn paddle(config: &QuantConfig, bits: u32) -> Option<Quantizer> {
 impl Quantize for WeightQuantizer {
     fn insert(&self, graph: &mut Graph, site: &Site) -> Result<ValueId, GraphError> {
         let config = site.config;
-        let axis = site.axis.filter(|_| config.weight_quantize_type == WeightQuantizeType::ChannelWiseAbsMax);
+        let axis = site.axis.filter(|_| config.weight_quantize_type.per_channel());
         let name = &site.name;
         let second_format = config.numerics == Numerics::Compat && config.onnx_format;
         let statistic = match config.weight_quantize_type {
-            WeightQuantizeType::ChannelWiseAbsMax => None,
+            // Learned scales begin there, too.
+            WeightQuantizeType::ChannelWiseAbsMax
+            | WeightQuantizeType::LsqWeight
+            | WeightQuantizeType::ChannelWiseLsqWeight => None,
             _ if second_format => Some(Statistic::MovingAverageAbsMax { rate: config.moving_rate }),
             WeightQuantizeType::AbsMax => None,
             WeightQuantizeType::RangeAbsMax => Some(Statistic::RangeAbsMax { window: config.window_size }),
@@ -94,7 +97,10 @@ impl Quantize for WeightQuantizer {
                 (paddle(config, config.weight_bits).ok_or_else(|| grid_error(site))?, magnitude)
             }
         };
-        graph.add(FakeQuant { quantizer, axis, clipped: false }, &[site.value, scale], &format!("{name}_fq"))
+        // LSQ stops the gradients of weights that saturate, which no other rule lets happen.
+        let learned = config.weight_quantize_type.learned();
+        let quant = FakeQuant { quantizer, axis, clipped: learned, learned };
+        graph.add(quant, &[site.value, scale], &format!("{name}_fq"))
     }
 }
 
@@ -118,10 +124,7 @@ impl Quantize for ActivationQuantizer {
         let (quantizer, scheme) = match config.numerics {
             Numerics::Compat => (paddle(config, config.activation_bits), Scheme::Paddle),
             Numerics::Deploy => {
-                let asymmetric = matches!(
-                    config.activation_quantize_type,
-                    ActivationQuantizeType::MovingAverageMinMax | ActivationQuantizeType::MinMax
-                );
+                let asymmetric = config.activation_quantize_type.asymmetric();
                 let scheme = if asymmetric { Scheme::Asymmetric } else { Scheme::Symmetric };
                 (Grid::unsigned(config.activation_bits).map(Quantizer::onnx), scheme)
             }
@@ -138,7 +141,9 @@ impl Quantize for ActivationQuantizer {
             Numerics::Deploy => &[site.value, scale, zero_point],
             Numerics::Compat => &[site.value, scale],
         };
-        graph.add(FakeQuant { quantizer, axis: None, clipped }, ins, &format!("{name}_fq"))
+        let learned = config.activation_quantize_type.learned();
+        let quant = FakeQuant { quantizer, axis: None, clipped, learned };
+        graph.add(quant, ins, &format!("{name}_fq"))
     }
 }
 

@@ -56,14 +56,19 @@ pub(crate) fn of_tensor<'a>(config: &'a QuantConfig, name: &str) -> Cow<'a, Quan
     if let Some(bits) = own.bits {
         (config.weight_bits, config.activation_bits) = (bits, bits);
     }
-    use ActivationQuantizeType::{MinMax, MovingAverageAbsMax, MovingAverageMinMax};
-    config.activation_quantize_type = match (own.symmetric, config.activation_quantize_type) {
-        (Some(true), MovingAverageMinMax | MinMax) => MovingAverageAbsMax,
-        (Some(false), of_magnitude) if !matches!(of_magnitude, MovingAverageMinMax | MinMax) => {
-            MovingAverageMinMax
-        }
-        (_, unchanged) => unchanged,
-    };
+    use ActivationQuantizeType::{LsqAct, LsqPlusAct, MovingAverageAbsMax, MovingAverageMinMax};
+    let general = config.activation_quantize_type;
+    // A range that is fixed is not learned.
+    let learned = general.learned() && own.range.is_none();
+    let changed = own.symmetric.is_some_and(|symmetric| symmetric == general.asymmetric());
+    if changed || learned != general.learned() {
+        config.activation_quantize_type = match (general.asymmetric() != changed, learned) {
+            (true, true) => LsqPlusAct,
+            (false, true) => LsqAct,
+            (true, false) => MovingAverageMinMax,
+            (false, false) => MovingAverageAbsMax,
+        };
+    }
     config.scale_trainable &= own.range.is_none();
     Cow::Owned(config)
 }

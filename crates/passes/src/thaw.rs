@@ -268,7 +268,7 @@ fn constant(graph: &mut Graph, id: NodeId, codes: &Tensor, grading: &Grading) ->
         let scale = Tensor::new(shape, scale.clone());
         (graph.add_const(&format!("{name}_scale"), scale), "its scale stays that of the file")
     };
-    let fq = FakeQuant { quantizer: Quantizer::onnx(grid), axis, clipped: false };
+    let fq = FakeQuant { quantizer: Quantizer::onnx(grid), axis, clipped: false, learned: false };
     let quantized = graph.add(fq, &[float, scale], &format!("{name}_fq"))?;
     Ok(Ok((quantized, format!("int8 weight \"{name}\", {how}"))))
 }

@@ -20,7 +20,18 @@ struct Event {
     file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
     summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionStatus.START`
+const START: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
@@ -65,7 +76,7 @@ impl EventWriter {
         }
         let mut writer = EventWriter { file: BufWriter::new(opened?), path };
         let version = Some("brain.Event:2".to_string());
-        writer.record(&Event { wall_time: now, step: 0, file_version: version, summary: None })?;
+        writer.record(&Event { wall_time: now, file_version: version, ..Event::default() })?;
         Ok(writer)
     }
 
@@ -85,8 +96,17 @@ impl EventWriter {
     ) -> io::Result<()> {
         let value = |(tag, value): (&str, f32)| Value { tag: tag.to_string(), simple_value: Some(value) };
         let summary = Some(Summary { value: values.into_iter().map(value).collect() });
-        let step = i64::try_from(step).unwrap_or(i64::MAX);
-        self.record(&Event { wall_time: seconds(), step, file_version: None, summary })
+        self.record(&Event { wall_time: seconds(), step: signed(step), summary, ..Event::default() })
+    }
+
+    /// Says that the run goes on with this step after it was interrupted or went back: what the folder has of this step and of
+    /// later ones holds no more, and TensorBoard forgets it (`purge_step` of its own writers).
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn restart(&mut self, step: u64) -> io::Result<()> {
+        let session_log = Some(SessionLog { status: START });
+        self.record(&Event { wall_time: seconds(), step: signed(step), session_log, ..Event::default() })
     }
 
     /// Makes everything so far visible to readers.
@@ -105,6 +125,10 @@ impl EventWriter {
         self.file.write_all(&bytes)?;
         self.file.write_all(&masked(crc32c(&bytes)).to_le_bytes())
     }
+}
+
+fn signed(step: u64) -> i64 {
+    i64::try_from(step).unwrap_or(i64::MAX)
 }
 
 /// Time since 1970.
@@ -146,6 +170,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = EventWriter::create(&dir.path().join("run")).unwrap();
         writer.scalars(3, [("train/loss", 0.5), ("lr", 1e-3)]).unwrap();
+        writer.restart(2).unwrap();
         writer.flush().unwrap();
         let bytes = fs::read(writer.path()).unwrap();
         let (mut rest, mut events) = (&bytes[..], Vec::new());
@@ -163,6 +188,7 @@ mod tests {
             (events[1].step, values[0].tag.as_str(), values[1].simple_value),
             (3, "train/loss", Some(1e-3))
         );
+        assert_eq!((events[2].step, events[2].session_log.as_ref().unwrap().status), (2, START));
         // A second run into the same folder is a file of its own.
         assert_ne!(EventWriter::create(&dir.path().join("run")).unwrap().path(), writer.path());
     }

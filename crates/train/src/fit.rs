@@ -15,11 +15,12 @@ use data::{Batch, Batches, Dataset, Last, Loader, Order, View};
 use exec::{Machine, Program};
 use ir::{Graph, Kind, Role};
 use ops::{Epilogue, Observe};
+use passes::{LearnScales, Pass, Report};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Trains the parameters of `graph` (from [`passes::quant_aware`], or float) and writes them, running statistics, ranges and
-/// thresholds back into it. With `eval`, the graph is frozen into its int8 form and evaluated before the first epoch and after each: by its labels, or
+/// Trains the parameters of `graph` (from [`passes::quant_aware`], or float) and writes them, running statistics, ranges,
+/// thresholds and scales back into it. Learned scales start at the ranges that the graph has ([`LearnScales`]). With `eval`, the graph is frozen into its int8 form and evaluated before the first epoch and after each: by its labels, or
 /// without labels by its distance from the float model.
 ///
 /// The same graph, data, options and seed give the same bits, for any number of threads, and whether or not the run was
@@ -36,6 +37,7 @@ pub fn fit(
     on: &mut dyn FnMut(&Event),
 ) -> Result<(), Error> {
     options.check().map_err(Error::Options)?;
+    LearnScales.run(graph, &mut Report::default())?;
     let (checkpoints, resumed) = match &options.checkpoint {
         None => (None, None),
         Some(own) => {
@@ -303,18 +305,23 @@ impl<'a> Run<'a> {
         }
         let name = step.signature.loss.as_deref().unwrap_or_default();
         let loss = machine.output(name)?.to_f32().first().copied().unwrap_or(f32::NAN);
-        let first = *self.progress.first_loss.get_or_insert(loss);
+        let average = match self.progress.first_loss {
+            Some(_) => 0.9 * self.progress.average_loss + 0.1 * loss,
+            None => loss,
+        };
+        let first = self.progress.first_loss.unwrap_or(loss);
         let limit = self.options.divergence.factor * first.max(1.0);
-        if !loss.is_finite() || loss > limit {
+        if !loss.is_finite() || average > limit {
             let mut what = format!("the loss is {loss}");
             if loss.is_finite() {
-                what += &format!(", more than {limit}");
+                what += &format!(", its moving average {average} is above {limit}");
             }
             if let Some(furthest) = self.compiled.furthest(&self.good.variables) {
                 what += &format!("; {furthest}");
             }
             return Err(diverged(what));
         }
+        (self.progress.first_loss, self.progress.average_loss) = (Some(first), average);
         if let Some(scores) = step.signature.scores.as_ref().filter(|_| !batch.labels.is_empty()) {
             let scores = machine.output(scores)?;
             let classes = scores.shape().last().copied().unwrap_or(1);

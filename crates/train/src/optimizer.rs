@@ -281,6 +281,12 @@ impl ParamGroup {
         ParamGroup { l2_decay, minimum, ..ParamGroup::new(passes::PACT_GROUP, optimizer, schedule) }
     }
 
+    /// The scales of learned quantizers (LSQ), which stay positive and have no decay. Their gradients are in proportion to those of
+    /// the weights, so the rate of the weights fits, with an optimizer that does not change the size of gradients: not Adam.
+    pub fn lsq(optimizer: Optimizer, schedule: Schedule) -> ParamGroup {
+        ParamGroup { minimum: Some(observe::scale::MIN_SCALE), ..ParamGroup::new(passes::LSQ_GROUP, optimizer, schedule) }
+    }
+
     /// Name of the graph input for the learning rate of this group.
     pub fn rate_input(&self) -> String {
         format!("learning_rate_{}", self.name)

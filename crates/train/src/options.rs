@@ -54,7 +54,8 @@ impl Default for FitOptions {
             checkpoint: None,
             groups: vec![
                 ParamGroup::weights(Optimizer::MOMENTUM, schedule.clone(), 1e-5),
-                ParamGroup::pact(Optimizer::MOMENTUM, schedule, 1e-4),
+                ParamGroup::pact(Optimizer::MOMENTUM, schedule.clone(), 1e-4),
+                ParamGroup::lsq(Optimizer::MOMENTUM, schedule),
             ],
         }
     }
@@ -122,8 +123,9 @@ pub enum Keep {
 
 /// What counts as divergence, and what is done then.
 ///
-/// A loss or a tensor that is not finite is divergence, and a loss of more than `factor` times the larger of 1 and the loss of the first step:
-/// training steps back to the last good state, at the beginning of an epoch or at a checkpoint, and goes on with lower rates.
+/// A loss or a tensor that is not finite is divergence, and so is a loss that, as a moving average with decay 0.9, is more than
+/// `factor` times the larger of 1 and the loss of the first step: training steps back to the last good state, at the
+/// beginning of an epoch or at a checkpoint, and goes on with lower rates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DivergenceOptions {
@@ -137,7 +139,7 @@ pub struct DivergenceOptions {
 
 impl Default for DivergenceOptions {
     fn default() -> Self {
-        DivergenceOptions { factor: 10.0, retries: 3, backoff: 0.1 }
+        DivergenceOptions { factor: 3.0, retries: 3, backoff: 0.1 }
     }
 }
 

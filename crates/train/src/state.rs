@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     pub loss: f64,
     /// Loss of the first step of the run.
     pub first_loss: Option<f32>,
+    /// Moving average of the losses.
+    pub average_loss: f32,
     /// Factor of all learning rates.
     pub rate_factor: f32,
     /// How often the run has stepped back.
@@ -51,6 +53,7 @@ impl Default for Progress {
             step: 0,
             loss: 0.0,
             first_loss: None,
+            average_loss: 0.0,
             rate_factor: 1.0,
             retries: 0,
             stale: 0,

@@ -12,7 +12,7 @@ use tensor::{DType, Tensor};
 /// What a training step is to do beside its forward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepConfig {
-    /// Optimizers by parameter group. Groups that the graph does not have are ignored.
+    /// Optimizers by parameter group. Groups that the graph does not have are ignored; it has no others.
     pub groups: Vec<ParamGroup>,
     /// What to minimize.
     pub loss: LossConfig,
@@ -84,8 +84,8 @@ pub fn bind_batch(
 /// distillation is the float form of `graph` itself.
 ///
 /// # Errors
-/// When there is no loss and no class scores to make one from, or something between a parameter and the loss has no
-/// gradient.
+/// When there is no loss and no class scores to make one from, something between a parameter and the loss has no
+/// gradient, or a parameter is in none of the groups.
 pub fn training_step(
     graph: &Graph,
     batch: usize,
@@ -116,6 +116,13 @@ pub fn training_step(
 
     let variables: Vec<Trained> =
         graph.nodes().into_iter().filter_map(|id| Trained::of(&graph, id)).collect();
+    if let Some(left) = variables.iter().find(|v| config.groups.iter().all(|g| *g.name != *v.group)) {
+        let what = format!(
+            "is to be trained in group \"{}\", for which there is no optimizer; add the group, with rate 0 to leave it as it is",
+            left.group
+        );
+        return Err(GraphError { place: format!("parameter \"{}\"", left.name), what });
+    }
     let wrt: Vec<ValueId> = variables.iter().map(|v| v.value).collect();
     let stand_ins = passes::stand_ins(&graph)?;
     let gradients = ir::gradients_with(&mut graph, loss, &wrt, Arc::new(Add), &stand_ins)?;

@@ -17,6 +17,7 @@
 
 mod arithmetic;
 mod epilogue;
+mod learned;
 mod pact;
 mod range;
 mod sweep;
@@ -24,6 +25,7 @@ mod weights;
 
 pub use arithmetic::{Grid, Quantizer, Round, Rule};
 pub use epilogue::{Epilogue, Operand, Settings, Source};
+pub use learned::{Anchor, scale_gradients};
 pub use pact::{Pact, pact, pact_grad};
 pub use range::{Extremes, abs_max, abs_max_channels, abs_max_paddle, extremes, extremes_channels};
 pub use sweep::{

@@ -69,8 +69,18 @@ impl<'a> Scales<'a> {
         self.scale.len() == 1
     }
 
+    /// How many there are.
+    pub(super) fn len(self) -> usize {
+        self.scale.len()
+    }
+
     #[inline(always)]
-    fn zero_point(self, channel: usize) -> f32 {
+    pub(super) fn scale(self, channel: usize) -> f32 {
+        self.scale[channel]
+    }
+
+    #[inline(always)]
+    pub(super) fn zero_point(self, channel: usize) -> f32 {
         if self.zero_point.is_empty() { 0.0 } else { self.zero_point[channel] as f32 }
     }
 }
