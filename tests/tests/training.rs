@@ -189,7 +189,8 @@ fn lsq_config() -> QuantConfig {
 fn learned_scales_move_and_are_those_of_the_file() {
     let (mut model, train, test) = digits_with(&lsq_config());
     let mut untrained = model.clone();
-    fit(&mut untrained, &train, None, &FitOptions { epochs: 0, ..FitOptions::default() }, &mut |_| {}).unwrap();
+    fit(&mut untrained, &train, None, &FitOptions { epochs: 0, ..FitOptions::default() }, &mut |_| {})
+        .unwrap();
     let before = learned(&untrained);
     let float = Model::load(fixture("digits_cnn.onnx")).unwrap().evaluate(&test, 64).unwrap();
     let schedule = Schedule::constant(0.01);
@@ -213,8 +214,11 @@ fn learned_scales_move_and_are_those_of_the_file() {
     assert!(events.iter().any(tells), "scales are told at the end of an epoch");
 
     convert(&mut model).unwrap();
-    let scales: Vec<f32> =
-        after.iter().filter(|(name, s)| name.ends_with("_scale") && s.len() == 1).map(|(_, s)| s[0]).collect();
+    let scales: Vec<f32> = after
+        .iter()
+        .filter(|(name, s)| name.ends_with("_scale") && s.len() == 1)
+        .map(|(_, s)| s[0])
+        .collect();
     let written = |scale: &f32| {
         let node = |id| model.graph.node(id);
         let scale_of = |id| model.graph.constant(node(id).ins[1]?).map(Tensor::to_f32);

@@ -56,7 +56,13 @@ impl RecordArgs {
         self.report.iter().try_for_each(onnx_qat::onnx::check_writable)?;
         let create = |folder: &PathBuf| EventWriter::create(folder).map_err(|e| error(folder, e));
         let events = self.tensorboard.as_ref().map(create).transpose()?;
-        Ok(Recorder { report: self.report.clone(), history: History::default(), events, again: false, failed: None })
+        Ok(Recorder {
+            report: self.report.clone(),
+            history: History::default(),
+            events,
+            again: false,
+            failed: None,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use onnx_qat::train::{
     CheckpointOptions, Decay, Distill, DistillLoss, DivergenceOptions, FitOptions, GradientClip, Keep,
-    LossConfig, NoDecay, Optimizer, ParamGroup, Schedule,
+    LSQ_SHARE, LossConfig, NoDecay, Optimizer, ParamGroup, Schedule,
 };
 use std::path::PathBuf;
 
@@ -121,7 +121,7 @@ pub struct LearnedGroups {
     /// How the PACT thresholds are updated; as the weights by default.
     #[arg(long, value_enum)]
     pact_optimizer: Option<OptimizerName>,
-    /// Learning rate of the LSQ scales; that of the weights by default.
+    /// Learning rate of the LSQ scales; a tenth of that of the weights by default.
     #[arg(long, value_name = "X", value_parser = at_least_0)]
     lsq_lr: Option<f32>,
     /// How the LSQ scales are updated. Their gradients are scaled for momentum and sgd, whose steps follow the size of a gradient.
@@ -204,8 +204,8 @@ impl TrainingArgs {
             schedule(learned.pact_lr.unwrap_or(lr)),
             learned.pact_decay,
         );
-        let lsq =
-            ParamGroup::lsq(learned.lsq_optimizer.into(), schedule(learned.lsq_lr.unwrap_or(lr)));
+        let lsq_rate = learned.lsq_lr.unwrap_or(LSQ_SHARE * lr);
+        let lsq = ParamGroup::lsq(learned.lsq_optimizer.into(), schedule(lsq_rate));
         FitOptions {
             epochs: self.epochs,
             batch: self.batch as usize,

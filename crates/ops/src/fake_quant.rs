@@ -8,7 +8,8 @@
 use crate::shapes::channel_scale;
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
 use kernels::quant::{
-    Anchor, Axis, Grid, Quantizer, Round, Rule, Scales, fake_quantize, scale_gradients, straight_through_clipped,
+    Anchor, Axis, Grid, Quantizer, Round, Rule, Scales, fake_quantize, scale_gradients,
+    straight_through_clipped,
 };
 use std::sync::Arc;
 use tensor::DType;
@@ -24,8 +25,8 @@ pub struct FakeQuant {
     pub axis: Option<usize>,
     /// Whether the gradient stops outside of the representable range.
     pub clipped: bool,
-    /// Whether `scale` and `below` have gradients. Their gradients are those of LSQ and LSQ+ times `1 / sqrt(n * high)`, `n`
-    /// being the elements that share a scale: so scales learn as fast as weights.
+    /// Whether `scale` and `below` have gradients. Their gradients are those of LSQ and LSQ+ times `1 / sqrt(elements * high)`, so
+    /// that scales of large tensors do not learn faster than those of small ones.
     pub learned: bool,
 }
 
@@ -231,8 +232,7 @@ impl Op for FakeQuantScaleGrad {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let rows = self.0.rows(cx.typed::<f32>(1)?)?;
         let grid = self.0.quantizer.grid;
-        let sharing = (rows.outer * rows.inner).max(1) as f32;
-        let factor = 1.0 / (sharing * grid.high as f32).sqrt();
+        let factor = 1.0 / (rows.len().max(1) as f32 * grid.high as f32).sqrt();
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let scales = scales(parts.input(2), parts.optional(3));

@@ -430,7 +430,8 @@ impl QuantConfig {
                 ("activation_quantize_type", self.activation_quantize_type.learned()),
             ];
             if let Some((key, _)) = learned.iter().find(|(_, learned)| *learned) {
-                let expected = "one of PaddleSlim's quant_aware, which has no LSQ; LSQ wants numerics = \"deploy\"";
+                let expected =
+                    "one of PaddleSlim's quant_aware, which has no LSQ; LSQ wants numerics = \"deploy\"";
                 return wrong(key, expected, "LSQ".into());
             }
         }

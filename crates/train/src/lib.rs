@@ -28,7 +28,9 @@ pub use event::{Event, Quality};
 pub use fit::{Divergence, fit};
 pub use loss::{Distill, DistillLoss, LossConfig};
 pub use metrics::{Accuracy, Fidelity};
-pub use optimizer::{Decay, Gradient, Hook, NoDecay, Optimizer, ParamGroup, Schedule, Update, WEIGHTS};
+pub use optimizer::{
+    Decay, Gradient, Hook, LSQ_SHARE, NoDecay, Optimizer, ParamGroup, Schedule, Update, WEIGHTS,
+};
 pub use options::{CheckpointOptions, DivergenceOptions, FitOptions, Keep};
 pub use recipe::Recipe;
 pub use run::{Runner, batch_size, sample_shapes};

@@ -258,6 +258,11 @@ pub struct ParamGroup {
     pub minimum: Option<f32>,
 }
 
+/// Share of the learning rate of the weights with which scales of LSQ are trained where nothing is said. The scaling of their
+/// gradients is that of LSQ, made for few bits: with 8, a weight that saturates moves its range `127² / sqrt(127 n)` times as far
+/// as itself, for `n` weights in the tensor.
+pub const LSQ_SHARE: f32 = 0.1;
+
 /// Group of the model's own weights.
 pub const WEIGHTS: &str = "weights";
 
@@ -281,10 +286,13 @@ impl ParamGroup {
         ParamGroup { l2_decay, minimum, ..ParamGroup::new(passes::PACT_GROUP, optimizer, schedule) }
     }
 
-    /// The scales of learned quantizers (LSQ), which stay positive and have no decay. Their gradients are in proportion to those of
-    /// the weights, so the rate of the weights fits, with an optimizer that does not change the size of gradients: not Adam.
+    /// The scales of learned quantizers (LSQ), which stay positive and have no decay. Their gradients are scaled for an optimizer
+    /// whose steps follow the size of a gradient: not for Adam. [`LSQ_SHARE`] of the rate of the weights is a good one.
     pub fn lsq(optimizer: Optimizer, schedule: Schedule) -> ParamGroup {
-        ParamGroup { minimum: Some(observe::scale::MIN_SCALE), ..ParamGroup::new(passes::LSQ_GROUP, optimizer, schedule) }
+        ParamGroup {
+            minimum: Some(observe::scale::MIN_SCALE),
+            ..ParamGroup::new(passes::LSQ_GROUP, optimizer, schedule)
+        }
     }
 
     /// Name of the graph input for the learning rate of this group.

@@ -1,7 +1,7 @@
 //! How to train.
 
 use crate::loss::LossConfig;
-use crate::optimizer::{Decay, Optimizer, ParamGroup, Schedule};
+use crate::optimizer::{Decay, LSQ_SHARE, Optimizer, ParamGroup, Schedule};
 use crate::step::StepConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -55,7 +55,10 @@ impl Default for FitOptions {
             groups: vec![
                 ParamGroup::weights(Optimizer::MOMENTUM, schedule.clone(), 1e-5),
                 ParamGroup::pact(Optimizer::MOMENTUM, schedule.clone(), 1e-4),
-                ParamGroup::lsq(Optimizer::MOMENTUM, schedule),
+                ParamGroup::lsq(
+                    Optimizer::MOMENTUM,
+                    Schedule { rate: LSQ_SHARE * schedule.rate, ..schedule },
+                ),
             ],
         }
     }

@@ -80,7 +80,11 @@ pub fn scale_gradients(
     x: &[f32],
     dy: &[f32],
 ) -> Vec<[f32; 2]> {
-    assert_eq!((x.len(), dy.len()), (axis.len(), axis.len()), "input and gradient have the length of {axis:?}");
+    assert_eq!(
+        (x.len(), dy.len()),
+        (axis.len(), axis.len()),
+        "input and gradient have the length of {axis:?}"
+    );
     let (isa, codes) = (Isa::detect(), [grid.low as f32, grid.high as f32]);
     let channel = |i: usize| {
         let zero_point = scales.zero_point(i);
@@ -128,7 +132,13 @@ mod tests {
         let sum = |s: f32, z: i32| {
             let mut y = [0.0; 3];
             let scales = (&[s], &[z]);
-            fake_quantize(Quantizer::onnx(grid), Axis::whole(3), Scales::affine(scales.0, scales.1), &x, &mut y);
+            fake_quantize(
+                Quantizer::onnx(grid),
+                Axis::whole(3),
+                Scales::affine(scales.0, scales.1),
+                &x,
+                &mut y,
+            );
             y.iter().zip(dy).map(|(y, dy)| (y * dy) as f64).sum::<f64>()
         };
         let gradients = |anchor| {
@@ -165,7 +175,8 @@ mod tests {
                 all.iter().enumerate().filter(|(i, _)| i / 5 % 4 == c).map(|(_, &v)| v).collect()
             };
             let scales = Scales::symmetric(&scale[c..=c]);
-            let alone = scale_gradients(grid, Anchor::ZeroPoint, Axis::whole(15), scales, &of(&x), &of(&dy))[0];
+            let alone =
+                scale_gradients(grid, Anchor::ZeroPoint, Axis::whole(15), scales, &of(&x), &of(&dy))[0];
             assert!((found[0] - alone[0]).abs() <= 1e-5 * alone[0].abs(), "{c}: {found:?} {alone:?}");
         }
     }
