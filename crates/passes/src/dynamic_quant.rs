@@ -15,7 +15,7 @@
 //! ONNX Runtime fuses these nodes into one `DynamicQuantizeMatMul`, or into `MatMulIntegerToFloat` where several products
 //! share the codes of one tensor. A convolution has no such form that runs fast; it needs ranges from data.
 
-use crate::config::{QuantConfig, WeightQuantizeType};
+use crate::config::QuantConfig;
 use crate::pass::{Pass, Report, operations, supersede};
 use crate::selection::Selection;
 use ir::{Graph, GraphError, NodeId, Op, QuantRole, ValueId};
@@ -162,11 +162,9 @@ impl DynamicQuantize {
             return Err("its weight holds NaN or infinite values".into());
         }
         // One group of elements for each scale.
-        let (axis, scale_shape): (_, &[usize]) = match self.config.weight_quantize_type {
-            WeightQuantizeType::ChannelWiseAbsMax => {
-                (Axis { outer: inner, channels: columns, inner: 1 }, &[columns])
-            }
-            _ => (Axis::whole(values.len()), &[]),
+        let (axis, scale_shape): (_, &[usize]) = match self.config.weight_quantize_type.per_channel() {
+            true => (Axis { outer: inner, channels: columns, inner: 1 }, &[columns]),
+            false => (Axis::whole(values.len()), &[]),
         };
         let mut ranges = vec![all; axis.channels];
         extremes_channels(axis, &values, &mut ranges);
@@ -242,6 +240,7 @@ fn emit(graph: &mut Graph, id: NodeId, x: Codes, w: Codes, bias: Option<ValueId>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::WeightQuantizeType;
     use crate::fold_constants::evaluate;
     use crate::pass::Verdict;
 
