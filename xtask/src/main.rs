@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_input;
+mod conformance;
 mod scale;
 mod tidy;
 
@@ -13,6 +14,7 @@ const CHORES: &str = "\
 Chores of this repository:
   bench            Measure training and evaluation steps, ours and of other frameworks; see --help
   bench-input      Measure reading, decoding and augmenting pictures, ours and PyTorch's; see --help
+  conformance      Run the operator tests of ONNX and write docs/conformance.md; see --help
   golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
   scale            Measure how time and memory grow with the size of a model; see --help
   tidy             Check dependencies between crates, file sizes and texts
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     match args.first().and_then(|a| a.to_str()) {
         Some("bench") => bench::run(&args[1..]),
         Some("bench-input") => bench_input::run(&args[1..]),
+        Some("conformance") => conformance::run(&args[1..]),
         Some("golden") => golden(&args[1..]),
         Some("scale") => scale::run(&args[1..]),
         Some("tidy") => tidy::run(),

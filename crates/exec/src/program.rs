@@ -232,7 +232,7 @@ impl Compiler<'_> {
 
         let error = |what: String| Error::Node { node: node.label(), what };
         let lower = Lower { ins, outs };
-        let step = op.lower(&lower).map_err(error)?;
+        let step = ir::lower(op, &lower).map_err(error)?;
         let mut operands = Vec::with_capacity(node.ins.len());
         for (v, &l) in node.ins.iter().zip(&in_layouts) {
             operands.push(v.map(|v| self.tensor(v, l)).transpose()?);

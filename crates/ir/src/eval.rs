@@ -63,7 +63,7 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
             .map(|(i, ty)| operand(ty, None, out_mask, i))
             .collect::<Result<_, _>>()?,
     };
-    let step = op.lower(&lower).map_err(EvalError)?;
+    let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
         Tensor::from_bytes(o.dtype, &o.shape, bytes).map_err(|e| EvalError(e.to_string()))
     };

@@ -10,6 +10,7 @@ mod lower;
 mod op;
 pub mod text;
 mod types;
+mod widen;
 
 pub use autodiff::{StandIns, Vjp, gradients, gradients_with};
 pub use eval::{EvalError, eval};
@@ -17,3 +18,4 @@ pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Val
 pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};
 pub use op::{Arg, Attr, Attrs, Infer, OnnxForm, Op, Opaque, Parse, Parsed, QuantRole, Registry};
 pub use types::{Dim, Type};
+pub use widen::lower;

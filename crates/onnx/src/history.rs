@@ -6,7 +6,7 @@
 
 use crate::proto::{AttributeProto, NodeProto};
 
-/// Operator, and the opsets (8 to 22) in which the meaning or the inputs of an old node changed. Sorted.
+/// Operator, and the opsets (8 to 28) in which the meaning or the inputs of an old node changed. Sorted.
 const CHANGES: &[(&str, &[i64])] = &[
     ("BatchNormalization", &[9, 14]), // `spatial` went; training has its own attribute and fewer results
     ("Clip", &[11]),                  // bounds became inputs

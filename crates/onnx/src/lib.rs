@@ -35,7 +35,7 @@ pub use import::import;
 pub use meta::Meta;
 pub use model::{Weights, decode_model, read_model, write_model};
 pub use runtime_checkpoint::{RuntimeCheckpoint, read_runtime_checkpoint};
-pub use tensors::{from_tensor, read_tensor, to_tensor};
+pub use tensors::{decode_tensor, from_tensor, read_tensor, to_tensor};
 pub use training::import_training;
 
 use ir::{Graph, Registry};

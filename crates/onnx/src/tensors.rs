@@ -49,6 +49,15 @@ pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor), Error> {
     Ok((proto.name().to_string(), tensor))
 }
 
+/// Reads one encoded `TensorProto`.
+///
+/// # Errors
+/// When the bytes are another message, or its type, shape and data do not fit together.
+pub fn decode_tensor(bytes: &[u8]) -> Result<Tensor, ModelError> {
+    let proto = TensorProto::decode(bytes).map_err(|e| ModelError::tensor("", e.to_string()))?;
+    to_tensor(&proto)
+}
+
 fn read(proto: &TensorProto) -> Result<Tensor, String> {
     let dtype = dtype(proto)
         .ok_or_else(|| format!("elements of type {} cannot be computed with", type_name(proto)))?;

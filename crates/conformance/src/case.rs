@@ -1,0 +1,234 @@
+//! One case: read, compiled, run.
+
+use crate::report::{CaseReport, Verdict};
+use crate::{Error, difference};
+use exec::{Machine, Program};
+use ir::{Graph, Kind, Type, ValueId};
+use onnx::proto::ModelProto;
+use ops::Ops;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use tensor::Tensor;
+
+/// A model with operands and the results that they should have.
+#[derive(Clone, Debug, Default)]
+pub struct Case {
+    /// Name of its folder.
+    pub name: String,
+    /// The model file.
+    pub model: Vec<u8>,
+    /// Operands and results, by the name of their folder.
+    pub sets: BTreeMap<String, DataSet>,
+}
+
+/// Operands and results in the order of the model's inputs and outputs, as encoded tensors.
+#[derive(Clone, Debug, Default)]
+pub struct DataSet {
+    inputs: BTreeMap<usize, Vec<u8>>,
+    outputs: BTreeMap<usize, Vec<u8>>,
+}
+
+impl DataSet {
+    /// Takes a file, by its name: `input_3.pb`, `output_0.pb`. Other files are ignored.
+    pub fn add(&mut self, name: &str, bytes: Vec<u8>) {
+        let number = |prefix| name.strip_prefix(prefix)?.strip_suffix(".pb")?.parse().ok();
+        if let Some(i) = number("input_") {
+            self.inputs.insert(i, bytes);
+        } else if let Some(i) = number("output_") {
+            self.outputs.insert(i, bytes);
+        }
+    }
+}
+
+/// Why a case did not pass.
+enum Fault {
+    NotSupported(String),
+    Failed(String),
+}
+
+impl Case {
+    /// A case without anything.
+    pub fn new(name: &str) -> Case {
+        Case { name: name.to_string(), ..Case::default() }
+    }
+
+    /// Compiles and runs the model on each data set.
+    pub fn run(&self) -> CaseReport {
+        let model = ModelProto::decode(&self.model[..]);
+        let op = model.as_ref().map_or_else(|_| String::new(), |m| self.operator(m));
+        let verdict = match model {
+            Err(e) => Verdict::Failed(format!("the model is damaged: {e}")),
+            Ok(model) => match self.judge(model) {
+                Ok(verdict) => verdict,
+                Err(Fault::NotSupported(why)) => Verdict::NotSupported(why),
+                Err(Fault::Failed(why)) => Verdict::Failed(why),
+            },
+        };
+        CaseReport { name: self.name.clone(), op, verdict }
+    }
+
+    /// The operator that the case is about: that of its only node. A case that spells an operator out in others is named
+    /// `test_…_expanded`, and is about the first of the others.
+    fn operator(&self, model: &ModelProto) -> String {
+        let node = model.graph.as_ref().and_then(|g| g.node.iter().find(|n| n.op_type() != "Constant"));
+        let Some(node) = node.or(model.graph.as_ref().and_then(|g| g.node.first())) else {
+            return String::new();
+        };
+        match node.domain() {
+            "" | "ai.onnx" => node.op_type().to_string(),
+            domain => format!("{domain}.{}", node.op_type()),
+        }
+    }
+
+    fn judge(&self, model: ModelProto) -> Result<Verdict, Fault> {
+        // Data of types that have no tensor here: strings, sequences, optional values, 8-bit floats.
+        let mut sets = Vec::new();
+        for set in self.sets.values() {
+            let read = |files: &BTreeMap<usize, Vec<u8>>, what: &str| {
+                let tensors = files.iter().map(|(i, bytes)| {
+                    onnx::decode_tensor(bytes).map_err(|e| {
+                        Fault::NotSupported(format!("{what} {i} is not a tensor of numbers: {e}"))
+                    })
+                });
+                tensors.collect::<Result<Vec<Tensor>, Fault>>()
+            };
+            sets.push((read(&set.inputs, "input")?, read(&set.outputs, "output")?));
+        }
+        if sets.is_empty() {
+            return Err(Fault::Failed("it has no data".into()));
+        }
+        let (graph, _) = onnx::import(model, &Ops).map_err(|e| Fault::Failed(e.to_string()))?;
+        let unknown: BTreeSet<&str> = graph
+            .nodes()
+            .into_iter()
+            .filter_map(|id| graph.node(id).is::<ir::Opaque>().map(|op| op.op_type.as_str()))
+            .collect();
+        if !unknown.is_empty() {
+            let list: Vec<&str> = unknown.into_iter().collect();
+            return Err(Fault::NotSupported(format!("operator {}", list.join(", "))));
+        }
+        let mut verdict = Verdict::Passed;
+        for (inputs, expected) in &sets {
+            let (outputs, how) = run(&graph, inputs).map_err(Fault::Failed)?;
+            if how == Verdict::AsConstants {
+                verdict = how;
+            }
+            if outputs.len() < expected.len() {
+                return Err(Fault::Failed(format!(
+                    "{} results instead of {}",
+                    outputs.len(),
+                    expected.len()
+                )));
+            }
+            for (i, (got, want)) in outputs.iter().zip(expected).enumerate() {
+                if let Some(what) = difference(got, want) {
+                    return Err(Fault::Failed(format!("output {i}: {what}")));
+                }
+            }
+        }
+        Ok(verdict)
+    }
+}
+
+/// Runs a graph: compiled where its shapes are fixed by those of the inputs, otherwise operation by operation.
+fn run(graph: &Graph, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Verdict), String> {
+    if inputs.len() > graph.inputs().len() {
+        return Err(format!("{} operands for {} inputs", inputs.len(), graph.inputs().len()));
+    }
+    if let Ok(outputs) = run_compiled(graph, inputs) {
+        return Ok((outputs, Verdict::Passed));
+    }
+    evaluate(graph, inputs).map(|outputs| (outputs, Verdict::AsConstants))
+}
+
+fn run_compiled(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let mut graph = graph.clone();
+    let ids = graph.inputs().to_vec();
+    for (&id, value) in ids.iter().zip(inputs) {
+        graph.set_input_type(id, Type::new(value.dtype(), value.shape().iter().copied()));
+    }
+    graph.infer().map_err(|e| e.to_string())?;
+    let program = Program::compile(&graph).map_err(|e| e.to_string())?;
+    let mut machine = Machine::new(Arc::new(program));
+    for (&id, value) in ids.iter().zip(inputs) {
+        let name = &graph.value(id.into()).name;
+        if machine.has_input(name) {
+            machine.set_input(name, value).map_err(|e| e.to_string())?;
+        }
+    }
+    machine.run().map_err(|e| e.to_string())?;
+    graph.outputs().iter().map(|o| machine.output(&o.name).map_err(|e| e.to_string())).collect()
+}
+
+fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+    let given = graph.inputs().iter().zip(inputs).map(|(&id, value)| (id.into(), value.clone()));
+    known.extend(given);
+    for id in graph.order().map_err(|e| e.to_string())? {
+        let node = graph.node(id);
+        match &node.kind {
+            Kind::Op(op) => {
+                let operand = |v: &Option<ValueId>| match v {
+                    None => Ok(None),
+                    Some(v) => known
+                        .get(v)
+                        .map(Some)
+                        .ok_or_else(|| format!("{}: an operand is missing", node.label())),
+                };
+                let ins = node.ins.iter().map(operand).collect::<Result<Vec<_>, _>>()?;
+                let outs =
+                    ir::eval(&**op, &ins, node.outs.len()).map_err(|e| format!("{}: {e}", node.label()))?;
+                for (i, value) in outs.into_iter().enumerate() {
+                    known.insert(ValueId { node: id, out: i as u16 }, value);
+                }
+            }
+            _ => {
+                if let Some(value) = graph.tensor(id.into()) {
+                    known.insert(id.into(), value.clone());
+                }
+            }
+        }
+    }
+    let output =
+        |o: &ir::Output| known.get(&o.value).cloned().ok_or_else(|| format!("no result \"{}\"", o.name));
+    graph.outputs().iter().map(output).collect()
+}
+
+/// Every folder below `root` that holds a `model.onnx`, in order of name.
+pub(crate) fn read_folder(root: &Path) -> Result<Vec<Case>, Error> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::Io { path, source }
+    };
+    let entries = |path: &Path| -> Result<Vec<std::path::PathBuf>, Error> {
+        let listed = std::fs::read_dir(path).map_err(io(path))?;
+        let mut paths =
+            listed.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(io(path))?;
+        paths.sort();
+        Ok(paths)
+    };
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let mut cases = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let model = folder.join("model.onnx");
+        if !model.is_file() {
+            folders.extend(entries(&folder)?.into_iter().filter(|p| p.is_dir()));
+            continue;
+        }
+        let mut case = Case::new(&name(&folder));
+        case.model = std::fs::read(&model).map_err(io(&model))?;
+        for set in entries(&folder)?.iter().filter(|p| p.is_dir() && name(p).starts_with("test_data_set_")) {
+            let mut data = DataSet::default();
+            for file in entries(set)? {
+                data.add(&name(&file), std::fs::read(&file).map_err(io(&file))?);
+            }
+            case.sets.insert(name(set), data);
+        }
+        cases.push(case);
+    }
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(cases)
+}
