@@ -91,6 +91,82 @@ pub(crate) fn lower_compare(op: Compare, cx: &Lower) -> Result<Step, String> {
     }
 }
 
+/// `y = f(a, b)` on elements of `A`, whatever integers of that width they stand for.
+pub(crate) fn lower_map<A: Element>(
+    cx: &Lower,
+    f: impl Fn(A, A) -> Result<A, String> + Send + Sync + 'static,
+) -> Result<Step, String> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    if [a, b].iter().any(|x| x.dtype.bits() != A::DTYPE.bits()) {
+        return Err(format!(
+            "the operands should have one element type, but are {} and {}",
+            a.dtype, b.dtype
+        ));
+    }
+    let y = &cx.outs[0];
+    let [a, b] =
+        [a, b].map(|x| Broadcast::to(&x.memory_shape(), &y.memory_shape()).map_err(|e| e.to_string()));
+    let ([a, b], len) = ([a?, b?], y.len());
+    let run = move |io: &mut Io| {
+        let mut parts = io.split();
+        let (left, right) = parts.workspace::<A>()[..2 * len].split_at_mut(len);
+        a.expand(parts.input(0), left);
+        b.expand(parts.input(1), right);
+        for ((y, &a), &b) in parts.output::<A>(0).iter_mut().zip(&*left).zip(&*right) {
+            *y = f(a, b)?;
+        }
+        Ok(())
+    };
+    Ok(Step::new(run).workspace::<A>(2 * len))
+}
+
+/// Defines a bitwise operator of two operands of integers: its struct, its reader and its [`Op`].
+macro_rules! bitwise {
+    ($(#[$doc:meta])* pub struct $name:ident = $f:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name;
+
+        /// Reads the operator: it has no attributes.
+        pub fn parse(_: &ir::Parse) -> Result<ir::Parsed, String> {
+            Ok($name.into())
+        }
+
+        impl ir::Op for $name {
+            fn name(&self) -> &str {
+                stringify!($name)
+            }
+
+            fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
+                crate::unary::since(self, opset, 18)
+            }
+
+            fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
+                crate::binary::infer_integer(cx)
+            }
+
+            fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
+                crate::shapes::by_width!(cx.outs[0].dtype, T => crate::binary::lower_map::<T>(cx, |a, b| Ok($f(a, b))))
+            }
+
+            fn layouts(&self) -> ir::Layouts {
+                ir::Layouts::Any
+            }
+        }
+    };
+}
+pub(crate) use bitwise;
+
+/// As [`infer`], for integers only.
+pub(crate) fn infer_integer(cx: &Infer) -> Result<Vec<Type>, String> {
+    match cx.ty(0)?.dtype {
+        Some(d) if d.is_float() || d == DType::Bool => {
+            Err(format!("the operands should be integers, but are {d}"))
+        }
+        _ => infer(cx),
+    }
+}
+
 /// Gradients of both operands through [`BinaryGrad`].
 pub(crate) fn vjp(of: Binary, cx: &mut Vjp) -> Option<()> {
     let (dy, a, b) = (cx.d_output(0)?, cx.input(0)?, cx.input(1)?);

@@ -1,7 +1,7 @@
 //! `Cast` (ONNX 6, 9, 13, 19, 21): another element type.
 
 use half::{bf16, f16};
-use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attr, Attrs, Infer, Io, Layout, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
 use tensor::{DType, Element};
 
 /// `Cast(x)`: every element in the type `to`. A float becomes an integer by truncation (and saturates, where ONNX leaves it
@@ -148,6 +148,55 @@ fn from<T: Convert>(to: DType) -> Result<Step, String> {
     with_type!(to, U => Ok(step::<T, U>(to == DType::Bool)))
 }
 
+/// Whether elements lie two to a byte.
+fn is_packed(d: DType) -> bool {
+    matches!(d, DType::I4 | DType::U4)
+}
+
+/// Integers of 4 bits, two to a byte, as elements of `U`.
+fn unpack<U: Convert>(from: DType, truth: bool) -> Step {
+    Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        let x: &[u8] = parts.input(0);
+        for (i, y) in parts.output::<U>(0).iter_mut().enumerate() {
+            let bits = x[i / 2] >> (4 * (i % 2)) & 0xf;
+            let number = if from == DType::I4 { i64::from((bits << 4) as i8 >> 4) } else { bits.into() };
+            *y = U::from_number(Number::Int(if truth { (number != 0).into() } else { number }));
+        }
+        Ok(())
+    })
+}
+
+/// Elements of `T` as integers of 4 bits, two to a byte: the lowest bits of what is left of the point.
+fn pack<T: Convert>() -> Step {
+    Step::new(|io: &mut Io| {
+        let mut parts = io.split();
+        let x: &[T] = parts.input(0);
+        let bits = |x: &T| match x.number() {
+            Number::Int(i) => i as u8 & 0xf,
+            Number::Float(x) => x as i64 as u8 & 0xf,
+        };
+        for (y, pair) in parts.output::<u8>(0).iter_mut().zip(x.chunks(2)) {
+            *y = bits(&pair[0]) | pair.get(1).map_or(0, bits) << 4;
+        }
+        Ok(())
+    })
+}
+
+/// Binds a conversion of `x` to type `to`.
+pub(crate) fn lower(x: &Operand, to: DType) -> Result<Step, String> {
+    let from = x.dtype;
+    if is_packed(from) && x.layout != Layout::Plain {
+        return Err(format!("the executor keeps packed elements of type {from} row-major"));
+    }
+    match (is_packed(from), is_packed(to)) {
+        _ if from == to => Ok(Step::view()),
+        (true, false) => with_type!(to, U => Ok(unpack::<U>(from, to == DType::Bool))),
+        (false, true) => with_type!(from, T => Ok(pack::<T>())),
+        _ => with_type!(from, T => self::from::<T>(to)),
+    }
+}
+
 impl Op for Cast {
     fn name(&self) -> &str {
         "Cast"
@@ -169,15 +218,11 @@ impl Op for Cast {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let x = cx.input(0)?;
-        if x.dtype == self.to {
-            return Ok(Step::view());
-        }
-        with_type!(x.dtype, T => from::<T>(self.to))
+        lower(cx.input(0)?, self.to)
     }
 
     fn layouts(&self) -> Layouts {
-        Layouts::Any
+        if is_packed(self.to) { Layouts::Plain } else { Layouts::Any }
     }
 }
 
@@ -201,7 +246,11 @@ mod tests {
         assert_eq!(cast(&large, DType::I64), large);
         assert_eq!(cast(&Tensor::scalar(-1i32), DType::I64), Tensor::scalar(-1i64));
         assert_eq!(cast(&Tensor::scalar(0.1f64), DType::F32), Tensor::scalar(0.1f32));
-        assert!(eval(&Cast { to: DType::I4 }, &[&x]).unwrap_err().contains("packed"));
+        let small = Tensor::new(&[3], vec![-8.0f32, 3.7, -1.2]);
+        assert_eq!(cast(&small, DType::I4).to_i64(), [-8, 3, -1]);
+        assert_eq!(cast(&cast(&small, DType::I4), DType::I16).to_i64(), [-8, 3, -1]);
+        assert_eq!(cast(&cast(&small, DType::U4), DType::F32).to_f32(), [8.0, 3.0, 15.0]);
+        assert!(eval(&Cast { to: DType::U4 }, &[&cast(&small, DType::I4)]).unwrap_err().contains("packed"));
         let attrs = Attrs::new().with("to", Attr::Int(99));
         assert!(parse(&Parse { attrs: &attrs, opset: 13, ins: 1, outs: 1 }).unwrap_err().contains("99"));
     }

@@ -1,12 +1,12 @@
 //! `DequantizeLinear` (ONNX 10, 13, 19, 21): `(x - zero_point) * scale`, per tensor or per axis.
 
-use crate::quantize_linear::{extra, rows};
+use crate::quantize_linear::{Scaling, code, extra, rows};
 use crate::shapes::channel_scale;
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::quant::{Grid, Quantizer, Scales, dequantize_i8, dequantize_i32, dequantize_u8};
 use tensor::DType;
 
-/// `DequantizeLinear(x, scale, zero_point?)`: int8, uint8 or int32 to f32.
+/// `DequantizeLinear(x, scale, zero_point?)`: integers of 4, 8 or 16 bits, or int32, to f32.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DequantizeLinear {
     /// Channel axis of a per-channel scale; negative counts from the end.
@@ -24,6 +24,32 @@ impl Default for DequantizeLinear {
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(DequantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs) }.into())
+}
+
+impl DequantizeLinear {
+    /// The definition, element by element.
+    fn lower_any(&self, cx: &Lower) -> Result<Step, String> {
+        let (x, scale) = (cx.input(0)?, cx.typed::<f32>(1)?);
+        let (dtype, scaling) = (x.dtype, Scaling::new(x, scale, self.axis, &self.extra)?);
+        if dtype.is_float() || matches!(dtype, DType::Bool | DType::U32 | DType::I64 | DType::U64) {
+            return Err(format!("the executor does not dequantize {dtype}"));
+        }
+        let with_zero = cx.optional(2).is_some();
+        if with_zero && cx.input(2)?.shape != scale.shape {
+            return Err("scale and zero point should have one shape".into());
+        }
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let (x, scale): (&[u8], &[f32]) = (parts.input(0), parts.input(1));
+            let zero: &[u8] = parts.input(2);
+            for (i, y) in parts.output::<f32>(0).iter_mut().enumerate() {
+                let at = scaling.of(i);
+                let zero = if with_zero { code(zero, dtype, at) } else { 0 };
+                *y = code(x, dtype, i).wrapping_sub(zero) as f32 * scale[at];
+            }
+            Ok(())
+        }))
+    }
 }
 
 impl Op for DequantizeLinear {
@@ -51,6 +77,10 @@ impl Op for DequantizeLinear {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.input(0)?;
         let (dtype, scales) = (x.dtype, cx.typed::<f32>(1)?.len());
+        let blocked = self.extra.iter().any(|(name, n)| name == "block_size" && *n != 0);
+        if blocked || !matches!(dtype, DType::U8 | DType::I8 | DType::I32) {
+            return self.lower_any(cx);
+        }
         let rows = rows(x, self.axis, scales)?;
         let zero_point: Vec<i32> = match cx.optional(2) {
             None => vec![0; scales],
@@ -58,9 +88,6 @@ impl Op for DequantizeLinear {
         };
         if zero_point.len() != scales {
             return Err(format!("{} zero points stand beside {scales} scales", zero_point.len()));
-        }
-        if !matches!(dtype, DType::U8 | DType::I8 | DType::I32) {
-            return Err(format!("the executor dequantizes uint8, int8 and int32, not {dtype}"));
         }
         let quantizer = Quantizer::onnx(Grid::I8);
         Ok(Step::new(move |io: &mut Io| {

@@ -3,6 +3,8 @@
 
 mod abs;
 mod abs_max;
+mod acos;
+mod acosh;
 mod activation_scale;
 mod adam;
 mod add;
@@ -10,53 +12,81 @@ mod and;
 mod arg;
 mod arg_max;
 mod arg_min;
+mod asin;
+mod asinh;
+mod atan;
+mod atanh;
 mod average_pool;
 mod batch_normalization;
 mod binary;
+mod bit_cast;
+mod bit_shift;
+mod bitwise_and;
+mod bitwise_not;
+mod bitwise_or;
+mod bitwise_xor;
 mod cast;
+mod cast_like;
 mod ceil;
+mod celu;
 mod channel_sum;
 mod class_loss;
 mod clip;
 mod codes_conv;
+mod compress;
 mod concat;
 mod constant_of_shape;
 mod conv;
 mod conv_transpose;
 mod cos;
+mod cosh;
+mod cum_prod;
+mod cum_sum;
 mod decode;
 mod depth_to_space;
 mod dequantize_linear;
 mod div;
 mod dropout;
 mod dynamic_quantize_linear;
+mod einsum;
 mod elu;
 mod epilogue;
 mod equal;
 mod erf;
 mod exp;
 mod expand;
+mod eye_like;
 mod fake_quant;
 mod flatten;
 mod floor;
 mod fused_conv;
 mod gather;
+mod gather_elements;
+mod gather_nd;
 mod gelu;
 mod gemm;
 mod global_average_pool;
 mod global_max_pool;
 mod greater;
 mod greater_or_equal;
+mod group_normalization;
+mod gru;
 mod hard_sigmoid;
 mod hard_swish;
+mod hardmax;
 mod identity;
 mod instance_normalization;
+mod is_inf;
+mod is_nan;
 mod layer_normalization;
 mod leaky_relu;
 mod less;
 mod less_or_equal;
 mod log;
 mod log_softmax;
+mod lp_normalization;
+mod lrn;
+mod lstm;
 mod mat_mul;
 mod mat_mul_integer;
 mod mat_mul_integer_to_float;
@@ -64,12 +94,16 @@ mod max;
 mod max_pool;
 mod mean;
 mod min;
+mod mish;
+mod mod_op;
 mod momentum;
 mod mul;
 mod neg;
 mod negative_log_likelihood_loss;
+mod non_zero;
 mod not;
 mod observe;
+mod one_hot;
 mod or;
 mod p_relu;
 mod pact;
@@ -90,23 +124,36 @@ mod q_linear_sigmoid;
 mod quantize_linear;
 mod range;
 mod reciprocal;
+mod recurrent;
 mod reduce;
 mod reduce_l1;
 mod reduce_l2;
+mod reduce_log_sum;
+mod reduce_log_sum_exp;
 mod reduce_max;
 mod reduce_mean;
 mod reduce_min;
+mod reduce_prod;
 mod reduce_sum;
 mod reduce_sum_square;
 mod relu;
 mod reshape;
 mod resize;
+mod reverse_sequence;
+mod rms_normalization;
+mod rnn;
 mod round;
+mod scatter;
+mod scatter_elements;
+mod scatter_nd;
+mod selu;
 mod sgd;
 mod shape_op;
+mod shrink;
 mod sigmoid;
 mod sign;
 mod sin;
+mod sinh;
 mod size;
 mod slice;
 mod softmax;
@@ -120,13 +167,18 @@ mod squeeze;
 mod sub;
 mod sum;
 mod sum_to;
+mod swish;
+mod tan;
 mod tanh;
+mod thresholded_relu;
 mod tile;
+mod top_k;
 mod training;
 mod training_adagrad;
 mod training_adam;
 mod training_momentum;
 mod transpose;
+mod trilu;
 mod unsqueeze;
 mod weight_scale;
 mod where_op;
@@ -141,32 +193,51 @@ mod unary;
 
 pub use abs::Abs;
 pub use abs_max::AbsMax;
+pub use acos::Acos;
+pub use acosh::Acosh;
 pub use activation_scale::{ActivationScale, Scheme};
 pub use adam::Adam;
 pub use add::Add;
 pub use and::And;
 pub use arg_max::ArgMax;
 pub use arg_min::ArgMin;
+pub use asin::Asin;
+pub use asinh::Asinh;
+pub use atan::Atan;
+pub use atanh::Atanh;
 pub use average_pool::{AveragePool, AveragePoolGrad};
 pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchStatistics};
 pub use binary::BinaryGrad;
+pub use bit_cast::BitCast;
+pub use bit_shift::BitShift;
+pub use bitwise_and::BitwiseAnd;
+pub use bitwise_not::BitwiseNot;
+pub use bitwise_or::BitwiseOr;
+pub use bitwise_xor::BitwiseXor;
 pub use cast::Cast;
+pub use cast_like::CastLike;
 pub use ceil::Ceil;
+pub use celu::Celu;
 pub use channel_sum::ChannelSum;
 pub use class_loss::{ClassLoss, Reduction};
 pub use clip::{Clip, ClipGrad};
 pub use codes_conv::{CodesConv, CodesConvWeightGrad};
+pub use compress::Compress;
 pub use concat::Concat;
 pub use constant_of_shape::ConstantOfShape;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
 pub use conv_transpose::ConvTranspose;
 pub use cos::Cos;
+pub use cosh::Cosh;
+pub use cum_prod::CumProd;
+pub use cum_sum::CumSum;
 pub use decode::Decode;
 pub use depth_to_space::DepthToSpace;
 pub use dequantize_linear::DequantizeLinear;
 pub use div::Div;
 pub use dropout::Dropout;
 pub use dynamic_quantize_linear::DynamicQuantizeLinear;
+pub use einsum::Einsum;
 pub use elu::Elu;
 pub use epilogue::{Epilogue, EpilogueGrad, EpilogueQuant, Norm};
 pub use equal::Equal;
@@ -174,26 +245,37 @@ pub use erf::Erf;
 pub use exp::Exp;
 pub use expand::Expand;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, FakeQuantScaleGrad, code_type};
+pub use eye_like::EyeLike;
 pub use flatten::Flatten;
 pub use floor::Floor;
 pub use fused_conv::FusedConv;
 pub use gather::{Gather, GatherGrad};
+pub use gather_elements::GatherElements;
+pub use gather_nd::GatherND;
 pub use gelu::Gelu;
 pub use gemm::Gemm;
 pub use global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
 pub use global_max_pool::{GlobalMaxPool, GlobalMaxPoolGrad};
 pub use greater::Greater;
 pub use greater_or_equal::GreaterOrEqual;
+pub use group_normalization::GroupNormalization;
+pub use gru::GRU;
 pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
+pub use hardmax::Hardmax;
 pub use identity::Identity;
 pub use instance_normalization::{InstanceNormalization, InstanceNormalizationGrad};
+pub use is_inf::IsInf;
+pub use is_nan::IsNaN;
 pub use layer_normalization::{LayerNormalization, LayerNormalizationGrad};
 pub use leaky_relu::LeakyRelu;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
 pub use log::Log;
 pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
+pub use lp_normalization::LpNormalization;
+pub use lrn::LRN;
+pub use lstm::LSTM;
 pub use mat_mul::{MatMul, MatMulGrad, Side};
 pub use mat_mul_integer::MatMulInteger;
 pub use mat_mul_integer_to_float::MatMulIntegerToFloat;
@@ -201,12 +283,16 @@ pub use max::Max;
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use mean::Mean;
 pub use min::Min;
+pub use mish::Mish;
+pub use mod_op::Mod;
 pub use momentum::Momentum;
 pub use mul::Mul;
 pub use neg::Neg;
 pub use negative_log_likelihood_loss::{NegativeLogLikelihoodGrad, NegativeLogLikelihoodLoss};
+pub use non_zero::NonZero;
 pub use not::Not;
 pub use observe::Observe;
+pub use one_hot::OneHot;
 pub use or::Or;
 pub use p_relu::PRelu;
 pub use pact::{Pact, PactGrad};
@@ -226,23 +312,36 @@ pub use q_linear_sigmoid::QLinearSigmoid;
 pub use quantize_linear::QuantizeLinear;
 pub use range::Range;
 pub use reciprocal::Reciprocal;
+pub use recurrent::{Activation, Direction, Recurrence};
 pub use reduce::{Form as ReduceForm, ReduceGrad};
 pub use reduce_l1::ReduceL1;
 pub use reduce_l2::ReduceL2;
+pub use reduce_log_sum::ReduceLogSum;
+pub use reduce_log_sum_exp::ReduceLogSumExp;
 pub use reduce_max::ReduceMax;
 pub use reduce_mean::ReduceMean;
 pub use reduce_min::ReduceMin;
+pub use reduce_prod::ReduceProd;
 pub use reduce_sum::ReduceSum;
 pub use reduce_sum_square::ReduceSumSquare;
 pub use relu::Relu;
 pub use reshape::Reshape;
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Resize, ResizeGrad};
+pub use reverse_sequence::ReverseSequence;
+pub use rms_normalization::RMSNormalization;
+pub use rnn::RNN;
 pub use round::Round;
+pub use scatter::Join;
+pub use scatter_elements::ScatterElements;
+pub use scatter_nd::ScatterND;
+pub use selu::Selu;
 pub use sgd::Sgd;
 pub use shape_op::Shape;
+pub use shrink::Shrink;
 pub use sigmoid::Sigmoid;
 pub use sign::Sign;
 pub use sin::Sin;
+pub use sinh::Sinh;
 pub use size::Size;
 pub use slice::{Slice, SliceGrad};
 pub use softmax::{Softmax, SoftmaxGrad};
@@ -256,13 +355,18 @@ pub use squeeze::Squeeze;
 pub use sub::Sub;
 pub use sum::Sum;
 pub use sum_to::SumTo;
+pub use swish::Swish;
+pub use tan::Tan;
 pub use tanh::Tanh;
+pub use thresholded_relu::ThresholdedRelu;
 pub use tile::Tile;
+pub use top_k::TopK;
 pub use training::Slots;
 pub use training_adagrad::TrainingAdagrad;
 pub use training_adam::TrainingAdam;
 pub use training_momentum::TrainingMomentum;
 pub use transpose::Transpose;
+pub use trilu::Trilu;
 pub use unary::UnaryGrad;
 pub use unsqueeze::Unsqueeze;
 pub use weight_scale::WeightScale;
@@ -278,59 +382,93 @@ type ParseFn = fn(&Parse) -> Result<Parsed, String>;
 /// Every operator: domain, type, reader. Sorted.
 const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Abs", abs::parse),
+    ("", "Acos", acos::parse),
+    ("", "Acosh", acosh::parse),
     ("", "Add", add::parse),
     ("", "And", and::parse),
     ("", "ArgMax", arg_max::parse),
     ("", "ArgMin", arg_min::parse),
+    ("", "Asin", asin::parse),
+    ("", "Asinh", asinh::parse),
+    ("", "Atan", atan::parse),
+    ("", "Atanh", atanh::parse),
     ("", "AveragePool", average_pool::parse),
     ("", "BatchNormalization", batch_normalization::parse),
+    ("", "BitCast", bit_cast::parse),
+    ("", "BitShift", bit_shift::parse),
+    ("", "BitwiseAnd", bitwise_and::parse),
+    ("", "BitwiseNot", bitwise_not::parse),
+    ("", "BitwiseOr", bitwise_or::parse),
+    ("", "BitwiseXor", bitwise_xor::parse),
     ("", "Cast", cast::parse),
+    ("", "CastLike", cast_like::parse),
     ("", "Ceil", ceil::parse),
+    ("", "Celu", celu::parse),
     ("", "Clip", clip::parse),
+    ("", "Compress", compress::parse),
     ("", "Concat", concat::parse),
     ("", "ConstantOfShape", constant_of_shape::parse),
     ("", "Conv", conv::parse),
     ("", "ConvTranspose", conv_transpose::parse),
     ("", "Cos", cos::parse),
+    ("", "Cosh", cosh::parse),
+    ("", "CumProd", cum_prod::parse),
+    ("", "CumSum", cum_sum::parse),
     ("", "DepthToSpace", depth_to_space::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
     ("", "Div", div::parse),
     ("", "Dropout", dropout::parse),
     ("", "DynamicQuantizeLinear", dynamic_quantize_linear::parse),
+    ("", "Einsum", einsum::parse),
     ("", "Elu", elu::parse),
     ("", "Equal", equal::parse),
     ("", "Erf", erf::parse),
     ("", "Exp", exp::parse),
     ("", "Expand", expand::parse),
+    ("", "EyeLike", eye_like::parse),
     ("", "Flatten", flatten::parse),
     ("", "Floor", floor::parse),
+    ("", "GRU", gru::parse),
     ("", "Gather", gather::parse),
+    ("", "GatherElements", gather_elements::parse),
+    ("", "GatherND", gather_nd::parse),
     ("", "Gelu", gelu::parse),
     ("", "Gemm", gemm::parse),
     ("", "GlobalAveragePool", global_average_pool::parse),
     ("", "GlobalMaxPool", global_max_pool::parse),
     ("", "Greater", greater::parse),
     ("", "GreaterOrEqual", greater_or_equal::parse),
+    ("", "GroupNormalization", group_normalization::parse),
     ("", "HardSigmoid", hard_sigmoid::parse),
     ("", "HardSwish", hard_swish::parse),
+    ("", "Hardmax", hardmax::parse),
     ("", "Identity", identity::parse),
     ("", "InstanceNormalization", instance_normalization::parse),
+    ("", "IsInf", is_inf::parse),
+    ("", "IsNaN", is_nan::parse),
+    ("", "LRN", lrn::parse),
+    ("", "LSTM", lstm::parse),
     ("", "LayerNormalization", layer_normalization::parse),
     ("", "LeakyRelu", leaky_relu::parse),
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
     ("", "Log", log::parse),
     ("", "LogSoftmax", log_softmax::parse),
+    ("", "LpNormalization", lp_normalization::parse),
     ("", "MatMul", mat_mul::parse),
     ("", "MatMulInteger", mat_mul_integer::parse),
     ("", "Max", max::parse),
     ("", "MaxPool", max_pool::parse),
     ("", "Mean", mean::parse),
     ("", "Min", min::parse),
+    ("", "Mish", mish::parse),
+    ("", "Mod", mod_op::parse),
     ("", "Mul", mul::parse),
     ("", "Neg", neg::parse),
     ("", "NegativeLogLikelihoodLoss", negative_log_likelihood_loss::parse),
+    ("", "NonZero", non_zero::parse),
     ("", "Not", not::parse),
+    ("", "OneHot", one_hot::parse),
     ("", "Or", or::parse),
     ("", "PRelu", p_relu::parse),
     ("", "Pad", pad::parse),
@@ -338,23 +476,35 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "QLinearConv", q_linear_conv::parse),
     ("", "QLinearMatMul", q_linear_mat_mul::parse),
     ("", "QuantizeLinear", quantize_linear::parse),
+    ("", "RMSNormalization", rms_normalization::parse),
+    ("", "RNN", rnn::parse),
     ("", "Range", range::parse),
     ("", "Reciprocal", reciprocal::parse),
     ("", "ReduceL1", reduce_l1::parse),
     ("", "ReduceL2", reduce_l2::parse),
+    ("", "ReduceLogSum", reduce_log_sum::parse),
+    ("", "ReduceLogSumExp", reduce_log_sum_exp::parse),
     ("", "ReduceMax", reduce_max::parse),
     ("", "ReduceMean", reduce_mean::parse),
     ("", "ReduceMin", reduce_min::parse),
+    ("", "ReduceProd", reduce_prod::parse),
     ("", "ReduceSum", reduce_sum::parse),
     ("", "ReduceSumSquare", reduce_sum_square::parse),
     ("", "Relu", relu::parse),
     ("", "Reshape", reshape::parse),
     ("", "Resize", resize::parse),
+    ("", "ReverseSequence", reverse_sequence::parse),
     ("", "Round", round::parse),
+    ("", "Scatter", scatter_elements::parse),
+    ("", "ScatterElements", scatter_elements::parse),
+    ("", "ScatterND", scatter_nd::parse),
+    ("", "Selu", selu::parse),
     ("", "Shape", shape_op::parse),
+    ("", "Shrink", shrink::parse),
     ("", "Sigmoid", sigmoid::parse),
     ("", "Sign", sign::parse),
     ("", "Sin", sin::parse),
+    ("", "Sinh", sinh::parse),
     ("", "Size", size::parse),
     ("", "Slice", slice::parse),
     ("", "Softmax", softmax::parse),
@@ -367,9 +517,14 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Squeeze", squeeze::parse),
     ("", "Sub", sub::parse),
     ("", "Sum", sum::parse),
+    ("", "Swish", swish::parse),
+    ("", "Tan", tan::parse),
     ("", "Tanh", tanh::parse),
+    ("", "ThresholdedRelu", thresholded_relu::parse),
     ("", "Tile", tile::parse),
+    ("", "TopK", top_k::parse),
     ("", "Transpose", transpose::parse),
+    ("", "Trilu", trilu::parse),
     ("", "Unsqueeze", unsqueeze::parse),
     ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),

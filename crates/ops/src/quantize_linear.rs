@@ -1,7 +1,7 @@
 //! `QuantizeLinear` (ONNX 10, 13, 19, 21): `saturate(round_half_even(x / scale) + zero_point)`, per tensor or per axis.
 
 use crate::shapes::channel_scale;
-use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type};
+use ir::{Attr, Attrs, Infer, Io, Layout, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type};
 use kernels::quant::{Axis, Grid, Quantizer, Scales, quantize_i8, quantize_u8};
 use tensor::DType;
 
@@ -58,6 +58,124 @@ pub(crate) fn grid(dtype: DType) -> Result<Grid, String> {
     }
 }
 
+/// Which scale an element has, where the kernels for whole channels do not serve: in blocks along the axis (opset 21), or
+/// of codes that are not 8 bits wide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scaling {
+    /// Elements from one place of the axis to the next, and places.
+    inner: usize,
+    places: usize,
+    /// Places that share a scale, of how many such blocks; 0 where each place has its own, and no blocks where all share one.
+    block: usize,
+    blocks: usize,
+}
+
+impl Scaling {
+    /// For a scale of shape `scale`, in blocks of `block` along `axis`; 0 for no blocks.
+    pub(crate) fn new(
+        x: &Operand,
+        scale: &Operand,
+        axis: i64,
+        extra: &[(String, i64)],
+    ) -> Result<Scaling, String> {
+        if x.layout != Layout::Plain {
+            return Err("the executor keeps such codes row-major".into());
+        }
+        let block = extra.iter().find(|(name, _)| name == "block_size").map_or(0, |(_, n)| *n);
+        let block = usize::try_from(block).map_err(|_| format!("attribute block_size is {block}"))?;
+        if scale.len() == 1 && block == 0 {
+            return Ok(Scaling { inner: x.len().max(1), places: 1, block: 0, blocks: 0 });
+        }
+        let at = crate::shapes::axis(axis, x.shape.len())?;
+        let (places, inner) = (x.shape[at], x.shape[at + 1..].iter().product::<usize>().max(1));
+        let blocks = if block == 0 { 0 } else { places.div_ceil(block) };
+        let mut expected = x.shape.clone();
+        expected[at] = blocks;
+        let fits = if block == 0 { scale.shape == [places] } else { scale.shape == expected };
+        match fits {
+            true => Ok(Scaling { inner, places: places.max(1), block, blocks }),
+            false => Err(format!(
+                "scales of shape {:?} do not fit axis {axis} of shape {:?}",
+                scale.shape, x.shape
+            )),
+        }
+    }
+
+    /// The number of the scale of element `i`.
+    pub(crate) fn of(&self, i: usize) -> usize {
+        let place = i / self.inner % self.places;
+        match self.block {
+            0 => place,
+            block => {
+                (i / self.inner / self.places * self.blocks + place / block) * self.inner + i % self.inner
+            }
+        }
+    }
+}
+
+/// The smallest and the largest code of an element type.
+fn range(dtype: DType) -> Result<(f32, f32), String> {
+    Ok(match dtype {
+        DType::U8 => (0.0, 255.0),
+        DType::I8 => (-128.0, 127.0),
+        DType::U16 => (0.0, 65535.0),
+        DType::I16 => (-32768.0, 32767.0),
+        DType::U4 => (0.0, 15.0),
+        DType::I4 => (-8.0, 7.0),
+        other => return Err(format!("the executor does not quantize to {other}")),
+    })
+}
+
+/// Reads code `i` of packed or whole elements.
+pub(crate) fn code(bytes: &[u8], dtype: DType, i: usize) -> i32 {
+    let two = |i: usize| [bytes[2 * i], bytes[2 * i + 1]];
+    let nibble = |i: usize| bytes[i / 2] >> (4 * (i % 2)) & 0xf;
+    match dtype {
+        DType::U8 => bytes[i].into(),
+        DType::I8 => (bytes[i] as i8).into(),
+        DType::U16 => u16::from_le_bytes(two(i)).into(),
+        DType::I16 => i16::from_le_bytes(two(i)).into(),
+        DType::U4 => nibble(i).into(),
+        DType::I4 => ((nibble(i) << 4) as i8 >> 4).into(),
+        _ => i32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]),
+    }
+}
+
+/// Writes code `i`; of packed elements in order.
+fn set_code(bytes: &mut [u8], dtype: DType, i: usize, code: i32) {
+    match dtype.bits() {
+        4 if i.is_multiple_of(2) => bytes[i / 2] = code as u8 & 0xf,
+        4 => bytes[i / 2] |= (code as u8 & 0xf) << 4,
+        8 => bytes[i] = code as u8,
+        _ => bytes[2 * i..][..2].copy_from_slice(&(code as u16).to_le_bytes()),
+    }
+}
+
+impl QuantizeLinear {
+    /// The definition, element by element.
+    fn lower_any(&self, cx: &Lower) -> Result<Step, String> {
+        let (x, y) = (cx.typed::<f32>(0)?, &cx.outs[0]);
+        let scaling = Scaling::new(x, cx.typed::<f32>(1)?, self.axis, &self.extra)?;
+        let (dtype, (lo, hi)) = (y.dtype, range(y.dtype)?);
+        let with_zero = cx.optional(2).is_some();
+        if with_zero && cx.input(2)?.shape != cx.input(1)?.shape {
+            return Err("scale and zero point should have one shape".into());
+        }
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let (x, scale): (&[f32], &[f32]) = (parts.input(0), parts.input(1));
+            let (zero, y): (&[u8], &mut [u8]) = (parts.input(2), parts.output(0));
+            for (i, x) in x.iter().enumerate() {
+                let at = scaling.of(i);
+                let zero = if with_zero { code(zero, dtype, at) } else { 0 };
+                let q = ((x / scale[at]).round_ties_even() + zero as f32).clamp(lo, hi);
+                set_code(y, dtype, i, q as i32);
+            }
+            Ok(())
+        }))
+    }
+}
+
 impl Op for QuantizeLinear {
     fn name(&self) -> &str {
         "QuantizeLinear"
@@ -90,8 +208,12 @@ impl Op for QuantizeLinear {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.typed::<f32>(0)?;
         let scales = cx.typed::<f32>(1)?.len();
-        let rows = rows(x, self.axis, scales)?;
         let dtype = cx.outs[0].dtype;
+        let blocked = self.extra.iter().any(|(name, n)| name == "block_size" && *n != 0);
+        if blocked || !matches!(dtype, DType::U8 | DType::I8) {
+            return self.lower_any(cx);
+        }
+        let rows = rows(x, self.axis, scales)?;
         let quantizer = Quantizer::onnx(grid(dtype)?);
         let zero_point: Vec<i32> = match cx.optional(2) {
             None => vec![0; scales],
@@ -131,6 +253,27 @@ mod tests {
             ir::eval(&QuantizeLinear::default(), &[Some(&x), Some(&Tensor::scalar(0.5f32)), Some(&zp)], 1)
                 .unwrap();
         assert_eq!(y[0], Tensor::new(&[4], vec![0u8, 1, 3, 255]));
+    }
+
+    #[test]
+    fn wide_and_narrow_codes_in_blocks() {
+        let x = Tensor::new(&[1, 4], vec![1.0f32, -3.0, 90000.0, 2.5]);
+        let scale = Tensor::new(&[1, 2], vec![1.0f32, 0.5]);
+        let op = QuantizeLinear { axis: 1, extra: vec![("block_size".into(), 2)] };
+        for (dtype, want) in
+            [(tensor::DType::I16, [1.0, -3.0, 32767.0, 5.0]), (tensor::DType::I4, [1.0, -3.0, 7.0, 5.0])]
+        {
+            let zero = Tensor::zeros(dtype, &[1, 2]);
+            let y = ir::eval(&op, &[Some(&x), Some(&scale), Some(&zero)], 1).unwrap();
+            assert_eq!(y[0].to_f64(), want);
+            let back = crate::DequantizeLinear { axis: 1, extra: op.extra.clone() };
+            let back = ir::eval(&back, &[Some(&y[0]), Some(&scale), Some(&zero)], 1).unwrap();
+            assert_eq!(back[0].to_f64(), [want[0], want[1], want[2] * 0.5, want[3] * 0.5]);
+        }
+        let wrong = Tensor::new(&[1, 3], vec![1.0f32; 3]);
+        let zero = Tensor::zeros(tensor::DType::I4, &[1, 3]);
+        let e = ir::eval(&op, &[Some(&x), Some(&wrong), Some(&zero)], 1).unwrap_err();
+        assert!(e.to_string().contains("do not fit axis 1"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use ir::{Attr, Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parse
 use kernels::reduce::{Reduce, Reduction};
 use kernels::select::{Axis, Selection, strides};
 use std::sync::Arc;
-use tensor::DType;
+use tensor::{DType, Element};
 
 /// How the result of a reduction looks. The axes are operand 1 of the node: all axes where it is omitted or empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,10 @@ impl Form {
 
     /// Binds `op` of operand 0.
     pub(crate) fn lower(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
-        if cx.input(0)?.dtype == DType::I64 {
-            return self.lower_integer(op, cx);
+        match cx.input(0)?.dtype {
+            DType::I64 => return self.lower_integer(op, cx),
+            DType::Bool => return self.lower_bool(op, cx),
+            _ => {}
         }
         let (x, y) = (cx.typed::<f32>(0)?, &cx.outs[0]);
         let axes = self.constant_axes(cx)?;
@@ -119,14 +121,35 @@ impl Form {
         Ok(Step::new(run).workspace::<f32>(scratch + between))
     }
 
-    /// As [`Form::lower`] for i64: sums and extremes of sizes. Gathers what goes into each result, then joins it.
+    /// As [`Form::lower`] for i64. A mean is truncated.
     fn lower_integer(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
-        let (start, join): (i64, fn(i64, i64) -> i64) = match op {
-            Reduce::Sum => (0, i64::wrapping_add),
-            Reduce::Max => (i64::MIN, i64::max),
-            Reduce::Min => (i64::MAX, i64::min),
+        let fold: fn(&[i64]) -> i64 = match op {
+            Reduce::Sum => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b)),
+            Reduce::L1 => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_abs())),
+            Reduce::SumSquare => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_mul(b))),
+            Reduce::Max => |x: &[i64]| x.iter().fold(i64::MIN, |a, &b| a.max(b)),
+            Reduce::Min => |x: &[i64]| x.iter().fold(i64::MAX, |a, &b| a.min(b)),
             _ => return Err("the executor reduces integers to sums, largest and smallest only".into()),
         };
+        self.lower_groups(cx, fold)
+    }
+
+    /// As [`Form::lower`] for booleans.
+    fn lower_bool(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
+        let fold: fn(&[u8]) -> u8 = match op {
+            Reduce::Max => |x: &[u8]| x.iter().fold(0, |a, &b| a.max(b)),
+            Reduce::Min => |x: &[u8]| x.iter().fold(1, |a, &b| a.min(b)),
+            _ => return Err("booleans have a largest and a smallest, but no sum".into()),
+        };
+        self.lower_groups(cx, fold)
+    }
+
+    /// Gathers what goes into each result, then folds it.
+    pub(crate) fn lower_groups<T: Element + Default>(
+        &self,
+        cx: &Lower,
+        fold: fn(&[T]) -> T,
+    ) -> Result<Step, String> {
         let (x, y) = (cx.input(0)?, &cx.outs[0]);
         let axes = self.constant_axes(cx)?;
         let steps = strides(&x.memory_shape());
@@ -145,15 +168,14 @@ impl Form {
         let (len, count) = (x.len(), axes.iter().map(|&a| x.shape[a]).product::<usize>());
         let run = move |io: &mut Io| {
             let mut parts = io.split();
-            let (gathered, y): (&mut [i64], &mut [i64]) = (&mut parts.workspace()[..len], parts.output(0));
-            plan.run(parts.input(0), 0, gathered);
-            y.fill(start);
-            for (y, group) in y.iter_mut().zip(gathered.chunks_exact(count.max(1))) {
-                *y = group.iter().fold(start, |a, &b| join(a, b));
+            let (gathered, y): (&mut [T], &mut [T]) = (&mut parts.workspace()[..len], parts.output(0));
+            plan.run(parts.input(0), T::default(), gathered);
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = fold(&gathered[i * count..][..count]);
             }
             Ok(())
         };
-        Ok(Step::new(run).workspace::<i64>(len))
+        Ok(Step::new(run).workspace::<T>(len))
     }
 
     /// Emits the gradient of operand 0.
@@ -283,6 +305,73 @@ impl Op for ReduceGrad {
     fn layouts(&self) -> Layouts {
         if self.is_spatial() { Layouts::ChannelsLast { ins: 0b111, outs: 1 } } else { Layouts::Plain }
     }
+}
+
+/// Defines a reduction that folds groups of numbers, of f32 and perhaps of i64: its struct, its reader and its [`Op`].
+macro_rules! fold {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident { f32: $float:expr $(, i64: $integer:expr)? }, gradient $vjp:expr
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            /// How the result looks.
+            pub form: crate::reduce::Form,
+        }
+
+        /// Reads the operator.
+        pub fn parse(cx: &ir::Parse) -> Result<ir::Parsed, String> {
+            let (form, inputs) = crate::reduce::Form::parse(cx)?;
+            Ok(ir::Parsed { inputs, ..$name { form }.into() })
+        }
+
+        impl ir::Op for $name {
+            fn name(&self) -> &str {
+                stringify!($name)
+            }
+
+            fn attrs(&self) -> ir::Attrs {
+                self.form.attrs()
+            }
+
+            fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
+                self.form.to_onnx(self.name(), opset, 18)
+            }
+
+            fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
+                Ok(vec![ir::Type { dtype: cx.ty(0)?.dtype, shape: self.form.infer(cx)? }])
+            }
+
+            fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
+                $vjp(self.form, cx)
+            }
+
+            fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
+                match cx.input(0)?.dtype {
+                    tensor::DType::F32 => self.form.lower_groups::<f32>(cx, $float),
+                    $(tensor::DType::I64 => self.form.lower_groups::<i64>(cx, $integer),)?
+                    other => Err(format!("the executor does not reduce elements of type {other} here")),
+                }
+            }
+        }
+    };
+}
+pub(crate) use fold;
+
+/// Operand, result and its gradient, the last two with the reduced axes as size 1: what gradients of folds read.
+pub(crate) fn aligned(form: Form, cx: &mut Vjp) -> Option<[ir::ValueId; 3]> {
+    let (x, y, dy) = (cx.input(0)?, cx.output(0), cx.d_output(0)?);
+    let shape = cx.dims(x)?;
+    let given = match cx.input(1) {
+        Some(axes) => cx.constant(axes)?.to_i64(),
+        None => Vec::new(),
+    };
+    let axes = form.axes(&given, shape.len()).ok()?;
+    let kept: Vec<i64> = reduced(&shape, &axes, true, 1).iter().map(|&n| n as i64).collect();
+    let kept = cx.constant_value(list(&kept));
+    let mut align = |v| cx.add(crate::Reshape::default(), &[v, kept]);
+    Some([x, align(y)?, align(dy)?])
 }
 
 /// Defines a reduction: its struct, its reader and its [`Op`].
@@ -421,6 +510,9 @@ mod tests {
             check_gradient(ReduceSumSquare { form }, &[&x, &axes], 1, &[0]);
             check_gradient(ReduceL1 { form }, &[&x, &axes], 1, &[0]);
             check_gradient(ReduceL2 { form }, &[&x, &axes], 1, &[0]);
+            check_gradient(ReduceLogSumExp { form }, &[&x, &axes], 1, &[0]);
+            let positive = draw.tensor(&shape, 0.5, 2.0);
+            check_gradient(ReduceLogSum { form }, &[&positive, &axes], 1, &[0]);
             let x = draw.distinct(&shape);
             check_gradient(ReduceMax { form }, &[&x, &axes], 1, &[0]);
             check_gradient(ReduceMin { form }, &[&x, &axes], 1, &[0]);

@@ -50,6 +50,69 @@ macro_rules! operator {
 }
 pub(crate) use operator;
 
+/// As [`operator!`], for functions with parameters: each a float attribute with a default.
+macro_rules! parametric {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident { $($(#[$what:meta])* $field:ident = $default:literal),* }
+        $(since $since:literal)?
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $name {
+            $($(#[$what])* pub $field: f32),*
+        }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($field: $default),* }
+            }
+        }
+
+        /// Reads the operator.
+        pub fn parse(cx: &ir::Parse) -> Result<ir::Parsed, String> {
+            Ok($name { $($field: cx.attrs.float(stringify!($field), $default)?),* }.into())
+        }
+
+        impl $name {
+            fn function(&self) -> kernels::elementwise::Unary {
+                kernels::elementwise::Unary::$name { $($field: self.$field),* }
+            }
+        }
+
+        impl ir::Op for $name {
+            fn name(&self) -> &str {
+                stringify!($name)
+            }
+
+            fn attrs(&self) -> ir::Attrs {
+                ir::Attrs::new()$(.with_float(stringify!($field), self.$field, $default))*
+            }
+
+            $(fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
+                crate::unary::since(self, opset, $since)
+            })?
+
+            fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
+                crate::unary::infer(self.function(), cx)
+            }
+
+            fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
+                crate::unary::vjp(self.function(), cx)
+            }
+
+            fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
+                crate::unary::lower(self.function(), cx)
+            }
+
+            fn layouts(&self) -> ir::Layouts {
+                ir::Layouts::Any
+            }
+        }
+    };
+}
+pub(crate) use parametric;
+
 /// The form of an operator that opsets before `since` lack.
 pub(crate) fn since(op: &dyn Op, opset: i64, since: i64) -> Result<OnnxForm, String> {
     if opset < since {
@@ -118,11 +181,19 @@ pub struct UnaryGrad {
 }
 
 /// Functions by the names of their operators.
-const NAMES: [(&str, Unary); 27] = [
+const NAMES: [(&str, Unary); 42] = [
     ("Abs", Unary::Abs),
+    ("Acos", Unary::Acos),
+    ("Acosh", Unary::Acosh),
+    ("Asin", Unary::Asin),
+    ("Asinh", Unary::Asinh),
+    ("Atan", Unary::Atan),
+    ("Atanh", Unary::Atanh),
     ("Ceil", Unary::Ceil),
+    ("Celu", Unary::Celu { alpha: 1.0 }),
     ("Clip", Unary::Clip { lo: f32::NEG_INFINITY, hi: f32::INFINITY }),
     ("Cos", Unary::Cos),
+    ("Cosh", Unary::Cosh),
     ("Elu", Unary::Elu { alpha: 1.0 }),
     ("Erf", Unary::Erf),
     ("Exp", Unary::Exp),
@@ -134,18 +205,25 @@ const NAMES: [(&str, Unary); 27] = [
     ("Identity", Unary::Identity),
     ("LeakyRelu", Unary::LeakyRelu { alpha: 0.01 }),
     ("Log", Unary::Log),
+    ("Mish", Unary::Mish),
     ("Neg", Unary::Neg),
     ("Reciprocal", Unary::Reciprocal),
     ("Relu", Unary::Relu),
     ("Round", Unary::Round),
+    ("Selu", Unary::Selu { alpha: 1.673_263_2, gamma: 1.050_701 }),
+    ("Shrink", Unary::Shrink { bias: 0.0, lambd: 0.5 }),
     ("Sigmoid", Unary::Sigmoid),
     ("Sign", Unary::Sign),
     ("Silu", Unary::Silu),
     ("Sin", Unary::Sin),
+    ("Sinh", Unary::Sinh),
     ("Softplus", Unary::Softplus),
     ("Softsign", Unary::Softsign),
     ("Sqrt", Unary::Sqrt),
+    ("Swish", Unary::Swish { alpha: 1.0 }),
+    ("Tan", Unary::Tan),
     ("Tanh", Unary::Tanh),
+    ("ThresholdedRelu", Unary::ThresholdedRelu { alpha: 1.0 }),
 ];
 
 /// The name of a function's operator.
@@ -165,6 +243,15 @@ pub(crate) fn function(attrs: &Attrs, key: &str) -> Result<Unary, String> {
             Unary::HardSigmoid { alpha: attrs.float("alpha", alpha)?, beta: attrs.float("beta", beta)? }
         }
         Unary::Clip { lo, hi } => Unary::Clip { lo: attrs.float("lo", lo)?, hi: attrs.float("hi", hi)? },
+        Unary::Celu { alpha } => Unary::Celu { alpha: attrs.float("alpha", alpha)? },
+        Unary::Swish { alpha } => Unary::Swish { alpha: attrs.float("alpha", alpha)? },
+        Unary::ThresholdedRelu { alpha } => Unary::ThresholdedRelu { alpha: attrs.float("alpha", alpha)? },
+        Unary::Selu { alpha, gamma } => {
+            Unary::Selu { alpha: attrs.float("alpha", alpha)?, gamma: attrs.float("gamma", gamma)? }
+        }
+        Unary::Shrink { bias, lambd } => {
+            Unary::Shrink { bias: attrs.float("bias", bias)?, lambd: attrs.float("lambd", lambd)? }
+        }
         plain => plain,
     })
 }
@@ -175,6 +262,13 @@ pub(crate) fn attrs(function: Unary, key: &str) -> Attrs {
     match function {
         Unary::Elu { alpha } => attrs.with_float("alpha", alpha, 1.0),
         Unary::LeakyRelu { alpha } => attrs.with_float("alpha", alpha, 0.01),
+        Unary::Celu { alpha } | Unary::Swish { alpha } | Unary::ThresholdedRelu { alpha } => {
+            attrs.with_float("alpha", alpha, 1.0)
+        }
+        Unary::Selu { alpha, gamma } => {
+            attrs.with_float("alpha", alpha, 1.673_263_2).with_float("gamma", gamma, 1.050_701)
+        }
+        Unary::Shrink { bias, lambd } => attrs.with_float("bias", bias, 0.0).with_float("lambd", lambd, 0.5),
         Unary::HardSigmoid { alpha, beta } => {
             attrs.with_float("alpha", alpha, 0.2).with_float("beta", beta, 0.5)
         }
@@ -295,6 +389,21 @@ mod tests {
         check(Round, -0.4, 0.4, &[]);
         check(Sin, -3.0, 3.0, &[]);
         check(Cos, -3.0, 3.0, &[]);
+        check(Tan, -1.0, 1.0, &[]);
+        check(Asin, -0.8, 0.8, &[]);
+        check(Acos, -0.8, 0.8, &[]);
+        check(Atan, -3.0, 3.0, &[]);
+        check(Sinh, -2.0, 2.0, &[]);
+        check(Cosh, -2.0, 2.0, &[]);
+        check(Asinh, -3.0, 3.0, &[]);
+        check(Acosh, 1.3, 3.0, &[]);
+        check(Atanh, -0.7, 0.7, &[]);
+        check(Mish, -3.0, 3.0, &[]);
+        check(Selu::default(), -2.0, 2.0, &[0.0]);
+        check(Celu { alpha: 2.0 }, -2.0, 2.0, &[0.0]);
+        check(Swish { alpha: 1.5 }, -2.0, 2.0, &[]);
+        check(ThresholdedRelu { alpha: 0.5 }, -2.0, 2.0, &[0.5]);
+        check(Shrink { bias: 0.25, lambd: 0.5 }, -2.0, 2.0, &[-0.5, 0.5]);
     }
 
     #[test]

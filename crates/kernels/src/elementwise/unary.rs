@@ -79,6 +79,55 @@ pub enum Unary {
     Sin,
     /// The cosine, from the standard library: not vectorized.
     Cos,
+    /// The tangent; from the standard library, as the inverse and hyperbolic functions below.
+    Tan,
+    /// The arc sine.
+    Asin,
+    /// The arc cosine.
+    Acos,
+    /// The arc tangent.
+    Atan,
+    /// The hyperbolic sine.
+    Sinh,
+    /// The hyperbolic cosine.
+    Cosh,
+    /// The inverse hyperbolic sine.
+    Asinh,
+    /// The inverse hyperbolic cosine.
+    Acosh,
+    /// The inverse hyperbolic tangent.
+    Atanh,
+    /// `gamma x` above 0, else `gamma alpha (e^x - 1)`.
+    Selu {
+        /// Scale of the negative part.
+        alpha: f32,
+        /// Scale of everything.
+        gamma: f32,
+    },
+    /// `x` above 0, else `alpha (e^(x / alpha) - 1)`.
+    Celu {
+        /// Where the negative part ends.
+        alpha: f32,
+    },
+    /// `x tanh(log(1 + e^x))`.
+    Mish,
+    /// `x sigmoid(alpha x)`.
+    Swish {
+        /// Slope of the gate.
+        alpha: f32,
+    },
+    /// `x` above `alpha`, else 0.
+    ThresholdedRelu {
+        /// The threshold.
+        alpha: f32,
+    },
+    /// `x` moved by `bias` towards 0 outside of `-lambd..=lambd`, else 0.
+    Shrink {
+        /// How far it is moved.
+        bias: f32,
+        /// The threshold.
+        lambd: f32,
+    },
 }
 
 /// Which value of the forward pass a gradient reads, and an executor therefore has to keep.
@@ -273,8 +322,44 @@ dispatch! {
             Unary::Round => map!(x, y, |x| f32::round_ties_even(x)),
             Unary::Sin => map!(x, y, |x| f32::sin(x)),
             Unary::Cos => map!(x, y, |x| f32::cos(x)),
+            Unary::Tan => map!(x, y, |x| f32::tan(x)),
+            Unary::Asin => map!(x, y, |x| f32::asin(x)),
+            Unary::Acos => map!(x, y, |x| f32::acos(x)),
+            Unary::Atan => map!(x, y, |x| f32::atan(x)),
+            Unary::Sinh => map!(x, y, |x| f32::sinh(x)),
+            Unary::Cosh => map!(x, y, |x| f32::cosh(x)),
+            Unary::Asinh => map!(x, y, |x| f32::asinh(x)),
+            Unary::Acosh => map!(x, y, |x| f32::acosh(x)),
+            Unary::Atanh => map!(x, y, |x| f32::atanh(x)),
+            Unary::Selu { alpha, gamma } => {
+                map!(x, y, |x| gamma * if x > 0.0 { x } else { alpha * math::exp_m1(x) })
+            }
+            Unary::Celu { alpha } => map!(x, y, |x| if x > 0.0 { x } else { alpha * math::exp_m1(x / alpha) }),
+            Unary::Mish => map!(x, y, |x| x * math::tanh(math::softplus(x))),
+            Unary::Swish { alpha } => map!(x, y, |x| x * math::sigmoid(alpha * x)),
+            Unary::ThresholdedRelu { alpha } => map!(x, y, |x| if x <= alpha { 0.0 } else { x }),
+            Unary::Shrink { bias, lambd } => map!(x, y, |x| shrink(bias, lambd, x)),
         }
     }
+}
+
+/// `x` moved by `bias` towards 0 where it is far enough from it.
+#[inline(always)]
+fn shrink(bias: f32, lambd: f32, x: f32) -> f32 {
+    let below = if x < -lambd { x + bias } else { x * 0.0 };
+    if x > lambd { x - bias } else { below }
+}
+
+#[inline(always)]
+fn mish_grad(x: f32, dy: f32) -> f32 {
+    let t = math::tanh(math::softplus(x));
+    dy * (t + x * (1.0 - t * t) * math::sigmoid(x))
+}
+
+#[inline(always)]
+fn swish_grad(alpha: f32, x: f32, dy: f32) -> f32 {
+    let s = math::sigmoid(alpha * x);
+    dy * (s + alpha * x * s * (1.0 - s))
 }
 
 #[inline(always)]
@@ -337,6 +422,23 @@ dispatch! {
             Unary::Reciprocal => zip!(v, dy, dx, |y, dy| -dy * (y * y)),
             Unary::Sin => zip!(v, dy, dx, |x, dy| dy * x.cos()),
             Unary::Cos => zip!(v, dy, dx, |x, dy| -dy * x.sin()),
+            Unary::Tan => zip!(v, dy, dx, |x, dy| dy * (1.0 + x.tan() * x.tan())),
+            Unary::Asin => zip!(v, dy, dx, |x, dy| dy / (1.0 - x * x).sqrt()),
+            Unary::Acos => zip!(v, dy, dx, |x, dy| -dy / (1.0 - x * x).sqrt()),
+            Unary::Atan => zip!(v, dy, dx, |x, dy| dy / (1.0 + x * x)),
+            Unary::Sinh => zip!(v, dy, dx, |x, dy| dy * x.cosh()),
+            Unary::Cosh => zip!(v, dy, dx, |x, dy| dy * x.sinh()),
+            Unary::Asinh => zip!(v, dy, dx, |x, dy| dy / (x * x + 1.0).sqrt()),
+            Unary::Acosh => zip!(v, dy, dx, |x, dy| dy / (x * x - 1.0).sqrt()),
+            Unary::Atanh => zip!(v, dy, dx, |x, dy| dy / (1.0 - x * x)),
+            Unary::Selu { alpha, gamma } => {
+                zip!(v, dy, dx, |x, dy| dy * gamma * if x > 0.0 { 1.0 } else { alpha * math::exp(x) })
+            }
+            Unary::Celu { alpha } => zip!(v, dy, dx, |x, dy| if x > 0.0 { dy } else { math::exp(x / alpha) * dy }),
+            Unary::Mish => zip!(v, dy, dx, |x, dy| mish_grad(x, dy)),
+            Unary::Swish { alpha } => zip!(v, dy, dx, |x, dy| swish_grad(alpha, x, dy)),
+            Unary::ThresholdedRelu { alpha } => zip!(v, dy, dx, |x, dy| if x > alpha { dy } else { 0.0 }),
+            Unary::Shrink { lambd, .. } => zip!(v, dy, dx, |x, dy| if x > lambd || x < -lambd { dy } else { 0.0 }),
         }
     }
 }
@@ -346,7 +448,7 @@ mod tests {
     use super::*;
     use crate::elementwise::testing::{bits, close, drawn, on_any_pool, wide};
 
-    const ALL: [Unary; 27] = [
+    const ALL: [Unary; 42] = [
         Unary::Identity,
         Unary::Relu,
         Unary::LeakyRelu { alpha: 0.1 },
@@ -374,6 +476,21 @@ mod tests {
         Unary::Round,
         Unary::Sin,
         Unary::Cos,
+        Unary::Tan,
+        Unary::Asin,
+        Unary::Acos,
+        Unary::Atan,
+        Unary::Sinh,
+        Unary::Cosh,
+        Unary::Asinh,
+        Unary::Acosh,
+        Unary::Atanh,
+        Unary::Selu { alpha: 1.67, gamma: 1.05 },
+        Unary::Celu { alpha: 2.0 },
+        Unary::Mish,
+        Unary::Swish { alpha: 1.5 },
+        Unary::ThresholdedRelu { alpha: 2.75 },
+        Unary::Shrink { bias: 0.5, lambd: 3.0 },
     ];
 
     fn erf(x: f64) -> f64 {
@@ -437,6 +554,41 @@ mod tests {
             Unary::Round => x.round_ties_even(),
             Unary::Sin => x.sin(),
             Unary::Cos => x.cos(),
+            Unary::Tan => x.tan(),
+            Unary::Asin => x.asin(),
+            Unary::Acos => x.acos(),
+            Unary::Atan => x.atan(),
+            Unary::Sinh => x.sinh(),
+            Unary::Cosh => x.cosh(),
+            Unary::Asinh => x.asinh(),
+            Unary::Acosh => x.acosh(),
+            Unary::Atanh => x.atanh(),
+            Unary::Selu { alpha, gamma } => {
+                gamma as f64 * if x > 0.0 { x } else { alpha as f64 * x.exp_m1() }
+            }
+            Unary::Celu { alpha } => {
+                if x > 0.0 {
+                    x
+                } else {
+                    alpha as f64 * (x / alpha as f64).exp_m1()
+                }
+            }
+            Unary::Mish => x * x.exp().ln_1p().tanh(),
+            Unary::Swish { alpha } => x * sigmoid(alpha as f64 * x),
+            Unary::ThresholdedRelu { alpha } => {
+                if x > alpha as f64 {
+                    x
+                } else {
+                    0.0
+                }
+            }
+            Unary::Shrink { bias, lambd } => {
+                if x.abs() > lambd as f64 {
+                    x - bias as f64 * x.signum()
+                } else {
+                    0.0
+                }
+            }
         }
     }
 
@@ -445,6 +597,13 @@ mod tests {
         let mut x = drawn(7, 1003, 4.0);
         if matches!(op, Unary::Log | Unary::Sqrt | Unary::Reciprocal) {
             x.iter_mut().for_each(|x| *x = x.abs() + 0.05);
+        }
+        match op {
+            // Inside of the domain, where the slope is moderate.
+            Unary::Asin | Unary::Acos | Unary::Atanh => x.iter_mut().for_each(|x| *x *= 0.2),
+            Unary::Acosh => x.iter_mut().for_each(|x| *x = x.abs() + 1.2),
+            Unary::Tan => x.iter_mut().for_each(|x| *x *= 0.3),
+            _ => {}
         }
         for x in &mut x {
             for kink in [-3.0, -2.25, -1.0, 0.0, 2.5, 2.75, 3.0, x.round()] {

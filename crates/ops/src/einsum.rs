@@ -1,0 +1,246 @@
+//! `Einsum` (ONNX 12, 28): sums of products by named axes.
+
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use kernels::select::strides;
+
+/// `Einsum(x...)`: by an equation such as `bij,bjk->bik`, the sum over all letters that the result lacks of the products
+/// of the operands' elements. `...` stands for axes that all operands with it share. f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Einsum {
+    /// The equation, as written.
+    pub equation: String,
+}
+
+/// Reads the operator.
+pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    Ok(Einsum { equation: cx.attrs.str("equation", "")?.to_string() }.into())
+}
+
+/// Stands for `...`.
+const ELLIPSIS: char = '.';
+
+/// An axis of a term: a letter, or a place of the ellipsis counted from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Label {
+    Shared(usize),
+    Letter(char),
+}
+
+/// The labels of each operand and of the result.
+#[derive(Debug)]
+struct Terms {
+    ins: Vec<Vec<Label>>,
+    out: Vec<Label>,
+}
+
+impl Einsum {
+    fn terms(&self, ranks: &[usize]) -> Result<Terms, String> {
+        let wrong = |what: &str| format!("equation \"{}\": {what}", self.equation);
+        let text: String = self.equation.replace("...", &ELLIPSIS.to_string());
+        let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, right) = match text.split_once("->") {
+            Some((left, right)) => (left, Some(right)),
+            None => (text.as_str(), None),
+        };
+        let known = |c: char| c.is_ascii_alphabetic() || c == ELLIPSIS;
+        let terms: Vec<&str> = left.split(',').collect();
+        let mut all = terms.iter().copied().chain(right);
+        if all.any(|t| !t.chars().all(known) || t.matches(ELLIPSIS).count() > 1) {
+            return Err(wrong("it should be letters, commas, one ellipsis per term, and an arrow"));
+        }
+        if terms.len() != ranks.len() {
+            return Err(wrong(&format!("{} terms for {} operands", terms.len(), ranks.len())));
+        }
+        let mut widest = 0;
+        let mut ins = Vec::new();
+        for (term, &rank) in terms.iter().zip(ranks) {
+            let letters = term.chars().filter(|&c| c != ELLIPSIS).count();
+            let shared = rank.checked_sub(letters).filter(|&n| n == 0 || term.contains(ELLIPSIS));
+            let shared =
+                shared.ok_or_else(|| wrong(&format!("term {term} for an operand of rank {rank}")))?;
+            widest = widest.max(shared);
+            ins.push(labels(term, shared));
+        }
+        let out = match right {
+            Some(term) => labels(term, widest),
+            // Implicit: the ellipsis, then every letter that occurs once, in order of the alphabet.
+            None => {
+                let mut once: Vec<char> = left.chars().filter(char::is_ascii_alphabetic).collect();
+                once.retain(|c| left.matches(*c).count() == 1);
+                once.sort_unstable();
+                (0..widest).rev().map(Label::Shared).chain(once.into_iter().map(Label::Letter)).collect()
+            }
+        };
+        let repeated = (1..out.len()).any(|i| out[..i].contains(&out[i]));
+        if repeated
+            || out
+                .iter()
+                .any(|l| !ins.iter().any(|t: &Vec<Label>| t.contains(l)) && !matches!(l, Label::Shared(_)))
+        {
+            return Err(wrong("each letter of the result should occur there once, and in an operand"));
+        }
+        Ok(Terms { ins, out })
+    }
+}
+
+fn labels(term: &str, shared: usize) -> Vec<Label> {
+    let mut labels = Vec::new();
+    for c in term.chars() {
+        match c {
+            ELLIPSIS => labels.extend((0..shared).rev().map(Label::Shared)),
+            c => labels.push(Label::Letter(c)),
+        }
+    }
+    labels
+}
+
+impl Op for Einsum {
+    fn name(&self) -> &str {
+        "Einsum"
+    }
+
+    fn attrs(&self) -> Attrs {
+        Attrs::new().with("equation", Attr::Str(self.equation.clone()))
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let mut operands = Vec::new();
+        for i in 0..cx.len() {
+            operands.push(cx.float(i)?);
+        }
+        let dtype = cx.float(0)?.dtype;
+        let Some(shapes) = operands.iter().map(|t| t.shape.as_ref()).collect::<Option<Vec<_>>>() else {
+            return Ok(vec![Type { dtype, shape: None }]);
+        };
+        let terms = self.terms(&shapes.iter().map(|s| s.len()).collect::<Vec<_>>())?;
+        let mut sizes: Vec<(Label, Dim)> = Vec::new();
+        for (label, dim) in terms.ins.iter().flatten().zip(shapes.iter().copied().flatten()) {
+            match sizes.iter_mut().find(|(l, _)| l == label) {
+                None => sizes.push((*label, dim.clone())),
+                Some((_, known)) if known.agrees(dim) => {
+                    if known.fixed().is_none() {
+                        *known = dim.clone();
+                    }
+                }
+                Some((Label::Shared(_), known)) if *known == Dim::Fixed(1) => *known = dim.clone(),
+                Some((Label::Shared(_), _)) if *dim == Dim::Fixed(1) => {}
+                Some((label, known)) => {
+                    return Err(format!("equation \"{}\": {label:?} is {known} and {dim}", self.equation));
+                }
+            }
+        }
+        let size = |l: &Label| sizes.iter().find(|(k, _)| k == l).map_or(Dim::Fixed(1), |(_, d)| d.clone());
+        Ok(vec![Type { dtype, shape: Some(terms.out.iter().map(size).collect()) }])
+    }
+
+    /// The gradient of an operand is the equation with operand and result exchanged.
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        let ins: Vec<_> = (0..).map_while(|i| cx.input(i)).collect();
+        let text: String = self.equation.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, right) = text.split_once("->")?;
+        let terms: Vec<&str> = left.split(',').collect();
+        if text.contains("...") || terms.len() != ins.len() {
+            return None;
+        }
+        let dy = cx.d_output(0)?;
+        for (i, term) in terms.iter().enumerate().filter(|(i, _)| cx.wants(*i)).collect::<Vec<_>>() {
+            let others: Vec<usize> = (0..ins.len()).filter(|&j| j != i).collect();
+            // A letter that nothing else has would be summed over: its gradient repeats, which no equation says.
+            let elsewhere = |c: char| right.contains(c) || others.iter().any(|&j| terms[j].contains(c));
+            if !term.chars().all(elsewhere) || term.chars().any(|c| term.matches(c).count() > 1) {
+                return None;
+            }
+            let list: Vec<&str> = std::iter::once(right).chain(others.iter().map(|&j| terms[j])).collect();
+            let equation = format!("{}->{term}", list.join(","));
+            let operands: Vec<_> = std::iter::once(dy).chain(others.iter().map(|&j| ins[j])).collect();
+            let d = cx.add(Einsum { equation }, &operands)?;
+            cx.set(i, d);
+        }
+        Some(())
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let operands = (0..cx.ins.len()).map(|i| cx.typed::<f32>(i)).collect::<Result<Vec<_>, _>>()?;
+        let terms = self.terms(&operands.iter().map(|o| o.shape.len()).collect::<Vec<_>>())?;
+        // The axes of the loop: those of the result, then those that are summed over.
+        let mut axes = terms.out.clone();
+        for label in terms.ins.iter().flatten() {
+            if !axes.contains(label) {
+                axes.push(*label);
+            }
+        }
+        let size = |label: &Label| {
+            let all = operands.iter().zip(&terms.ins).flat_map(|(o, t)| o.shape.iter().zip(t));
+            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
+        };
+        let sizes: Vec<usize> = axes.iter().map(size).collect();
+        let steps: Vec<Vec<usize>> = operands
+            .iter()
+            .zip(&terms.ins)
+            .map(|(o, term)| {
+                let strides = strides(&o.shape);
+                let along = |label: &Label| {
+                    let places = (0..term.len()).filter(|&i| term[i] == *label && o.shape[i] != 1);
+                    places.map(|i| strides[i]).sum::<usize>()
+                };
+                axes.iter().map(along).collect()
+            })
+            .collect();
+        let summed: usize = sizes[terms.out.len()..].iter().product();
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let y: &mut [f32] = parts.output(0);
+            for (i, y) in y.iter_mut().enumerate() {
+                let mut sum = 0f64;
+                for j in 0..summed {
+                    let mut product = 1f64;
+                    for (k, steps) in steps.iter().enumerate() {
+                        let at = crate::scatter::position(i * summed + j, &sizes, steps);
+                        product *= f64::from(parts.input::<f32>(k)[at]);
+                    }
+                    sum += product;
+                }
+                *y = sum as f32;
+            }
+            Ok(())
+        }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{Draw, check_gradient, eval};
+    use tensor::Tensor;
+
+    fn einsum(equation: &str) -> Einsum {
+        Einsum { equation: equation.into() }
+    }
+
+    #[test]
+    fn values() {
+        let x = Tensor::new(&[2, 2], vec![1f32, 2.0, 3.0, 4.0]);
+        let value = |equation: &str, ins: &[&Tensor]| eval(&einsum(equation), ins).unwrap().to_f32();
+        assert_eq!(value("ij->ji", &[&x]), [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(value("ii", &[&x]), [5.0]);
+        assert_eq!(value("ij,jk", &[&x, &x]), [7.0, 10.0, 15.0, 22.0]);
+        assert_eq!(value("...j->...", &[&x]), [3.0, 7.0]);
+        assert_eq!(
+            value("i,j->ij", &[&x.reshape(&[4]).unwrap(), &Tensor::new(&[1], vec![2f32])]),
+            [2.0, 4.0, 6.0, 8.0]
+        );
+        for wrong in ["ij,jk->ik", "i->i", "ij->ii", "ij->k", "i1->i"] {
+            assert!(eval(&einsum(wrong), &[&x]).unwrap_err().contains("equation"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn gradient() {
+        let mut draw = Draw::new(1);
+        let (a, b) = (draw.tensor(&[2, 3, 4], -1.0, 1.0), draw.tensor(&[2, 4, 2], -1.0, 1.0));
+        check_gradient(einsum("bij,bjk->bik"), &[&a, &b], 1, &[0, 1]);
+        check_gradient(einsum("bij,bjk->bki"), &[&a, &b], 1, &[0, 1]);
+        check_gradient(einsum("bij->jib"), &[&a], 1, &[0]);
+    }
+}
