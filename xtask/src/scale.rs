@@ -66,8 +66,17 @@ pub fn run(args: &[OsString]) -> ExitCode {
 // ---- many nodes ----
 
 fn nodes(sizes: &[usize]) -> Result<(), Failure> {
-    let head =
-        ["nodes", "normalize", "insert quantizers", "convert", "all passes", "per node", "save", "load"];
+    let head = [
+        "nodes",
+        "normalize",
+        "equalize",
+        "insert quantizers",
+        "convert",
+        "all passes",
+        "per node",
+        "save",
+        "load",
+    ];
     let mut table = Table::new(head);
     for &size in sizes {
         let mut model = Model::new(blocks(size)?);

@@ -1,7 +1,7 @@
 //! Many cases in one zip archive.
 
 use crate::Error;
-use crate::case::{Case, DataSet};
+use crate::case::Case;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -34,7 +34,7 @@ pub fn read_archive(path: &Path) -> Result<Vec<Case>, Error> {
             }
             [.., case, set, file] if set.starts_with("test_data_set_") => {
                 let case = cases.entry(case.into()).or_insert_with(|| Case::new(case));
-                case.sets.entry(set.into()).or_insert_with(DataSet::default).add(file, bytes);
+                case.sets.entry(set.into()).or_default().add(file, bytes);
             }
             _ => {}
         }

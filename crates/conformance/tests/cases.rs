@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use conformance::{Case, DataSet, Verdict};
+use onnx_qat_conformance::{self as conformance, Case, DataSet, Verdict};
 use prost::Message;
 use std::path::{Path, PathBuf};
 use tensor::Tensor;

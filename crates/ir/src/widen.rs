@@ -113,7 +113,7 @@ fn converted(cx: &Lower, wide: &Lower, step: Step) -> Step {
                 }
             }
         }
-        let given = operands.iter().map(|o| o.map(|bytes| &*bytes)).collect();
+        let given = operands.iter().copied().collect();
         let shared = operands.iter().map(|_| None).collect();
         let borrowed = results.iter_mut().map(|r| &mut **r).collect();
         (step.run)(&mut Io::new(given, borrowed, &mut workspace[..step.workspace], shared))?;

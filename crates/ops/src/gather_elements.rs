@@ -70,7 +70,7 @@ pub(crate) fn check_elements(data: &Type, indices: &Type, along: i64) -> Result<
     let (Some(d), Some(at)) = (&data.shape, &indices.shape) else { return Ok(()) };
     let along = axis(along, d.len())?;
     let fits = |(i, (d, n)): (usize, (&ir::Dim, &ir::Dim))| {
-        i == along || !d.fixed().zip(n.fixed()).is_some_and(|(d, n)| n > d)
+        i == along || d.fixed().zip(n.fixed()).is_none_or(|(d, n)| n <= d)
     };
     if d.len() == at.len() && d.iter().zip(at).enumerate().all(fits) {
         return Ok(());

@@ -72,7 +72,7 @@ impl Op for GatherND {
         let (sizes, steps) = (data.shape[b..b + k].to_vec(), strides(&data.shape)[b..b + k].to_vec());
         let slice: usize = data.shape[b + k..].iter().product();
         let one: usize = data.shape[b..].iter().product();
-        let rows = if k == 0 { cx.outs[0].len() / slice.max(1) } else { indices.len() / k };
+        let rows = indices.len().checked_div(k).unwrap_or(cx.outs[0].len() / slice.max(1));
         by_width!(data.dtype, T => Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (x, indices): (&[T], &[i64]) = (parts.input(0), parts.input(1));

@@ -38,7 +38,7 @@ impl Op for NonZero {
             // A float is zero with either sign.
             let zero = |x: &T| *x == T::default() || (float && *x << 1 == T::default());
             let y: &mut [i64] = parts.output(0);
-            for (column, (i, _)) in x.iter().enumerate().filter(|(_, x)| !zero(*x)).enumerate() {
+            for (column, (i, _)) in x.iter().enumerate().filter(|(_, x)| !zero(x)).enumerate() {
                 for (axis, (&n, &step)) in shape.iter().zip(&steps).enumerate() {
                     y[axis * columns + column] = (i / step % n) as i64;
                 }

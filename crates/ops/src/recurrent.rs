@@ -333,8 +333,8 @@ impl Recurrence {
             Cell::Gru => {
                 // Gates: update, reset, new state.
                 let (reset, candidate) = scratch.split_at_mut(n);
-                for i in 0..2 * n {
-                    gates[i] = f(0, gates[i] + recurrent(i, h));
+                for (i, gate) in gates[..2 * n].iter_mut().enumerate() {
+                    *gate = f(0, *gate + recurrent(i, h));
                 }
                 for i in 0..n {
                     reset[i] = gates[n + i] * h[i];
@@ -398,9 +398,11 @@ macro_rules! operator {
             pub form: crate::recurrent::Recurrence,
         }
 
-        /// Reads the operator.
+        /// Reads the operator. Forms of it that are not computed here are carried through.
         pub fn parse(cx: &ir::Parse) -> Result<ir::Parsed, String> {
-            Ok($name { form: crate::recurrent::Recurrence::parse(crate::recurrent::Cell::$cell, cx)? }.into())
+            let form = crate::recurrent::Recurrence::parse(crate::recurrent::Cell::$cell, cx);
+            let untouched = |_| crate::shapes::untouched(stringify!($name), cx);
+            Ok(form.map_or_else(untouched, |form| $name { form }.into()))
         }
 
         impl ir::Op for $name {

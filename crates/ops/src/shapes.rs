@@ -1,7 +1,7 @@
 //! Shape rules that several operators share.
 
 use crate::SumTo;
-use ir::{Dim, Infer, Operand, Type, ValueId, Vjp};
+use ir::{Dim, Infer, Opaque, Operand, Parse, Parsed, Type, ValueId, Vjp};
 use tensor::{DType, Tensor};
 
 /// Shape of a multidirectional broadcast (ONNX broadcasting: right-aligned, size 1 stretches).
@@ -47,6 +47,11 @@ pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &
 /// The gradient `d` of a broadcast operand, summed to the operand's shape; `d` itself where the shapes are equal.
 pub(crate) fn sum_to(cx: &mut Vjp, d: ValueId, operand: ValueId) -> Option<ValueId> {
     if cx.dims(d)? == cx.dims(operand)? { Some(d) } else { cx.add(SumTo, &[d, operand]) }
+}
+
+/// A node as the file has it, for forms of an operator that are not understood: it is carried through untouched.
+pub(crate) fn untouched(op_type: &str, cx: &Parse) -> Parsed {
+    Opaque { domain: String::new(), op_type: op_type.into(), attrs: cx.attrs.clone(), captured: 0 }.into()
 }
 
 /// An axis that may be counted from the end.

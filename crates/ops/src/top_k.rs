@@ -2,7 +2,7 @@
 
 use crate::ScatterElements;
 use crate::scatter::Join;
-use crate::shapes::{axis, integers};
+use crate::shapes::{axis, integers, untouched};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use std::cmp::Ordering;
 use tensor::{DType, Element, Tensor};
@@ -23,8 +23,12 @@ impl Default for TopK {
     }
 }
 
-/// Reads the operator. Elements come in order even where `sorted` does not ask for it.
+/// Reads the operator. Elements come in order even where `sorted` does not ask for it. Before opset 10 `k` was an attribute:
+/// such a node is carried through.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    if cx.opset < 10 {
+        return Ok(untouched("TopK", cx));
+    }
     Ok(TopK { axis: cx.attrs.int("axis", -1)?, largest: cx.attrs.int("largest", 1)? != 0 }.into())
 }
 
