@@ -87,16 +87,61 @@ proptest! {
     }
 }
 
-/// Files on which a fuzz target once failed, in `tests/hostile`: `TARGET-WHAT.onnx`.
+/// A file with the graph of this text.
+fn file(text: &str) -> Vec<u8> {
+    let graph = ir::text::parse(text, &Ops).unwrap();
+    onnx::export(&graph, &onnx::Meta::default(), None).unwrap().0.encode_to_vec()
+}
+
 #[test]
-fn what_was_found_before() {
-    for path in files("hostile", "onnx") {
-        println!("{}", path.display());
-        let bytes = fs::read(&path).unwrap();
-        within(&bytes, |b| drop(hostile::load(b)));
+fn sizes_that_overflow() {
+    for bytes in MODELS.iter() {
+        let mut model = onnx::proto::ModelProto::decode(&bytes[..]).unwrap();
+        let graph = model.graph.as_mut().unwrap();
+        for value in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+            let Some(ty) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else { continue };
+            let onnx::proto::type_proto::Value::TensorType(tensor) = ty else { continue };
+            for dim in tensor.shape.iter_mut().flat_map(|s| &mut s.dim) {
+                let huge = onnx::proto::tensor_shape_proto::dimension::Value::DimValue(i64::MAX / 2);
+                dim.value = Some(huge);
+            }
+        }
+        let bytes = model.encode_to_vec();
         within(&bytes, |b| hostile::infer(b, 2));
         within(&bytes, hostile::compile);
     }
+}
+
+/// The data has no shape, so that only the parameters can tell the number of channels; they disagree.
+#[test]
+fn batch_norm_with_parameters_that_disagree() {
+    let mut model = onnx::proto::ModelProto::decode(
+        &file(
+            "net (float[N,1,2,2] x) => (float[N,2,2,2] y)
+             <
+               float[2,1,1,1] w = {1.0, 2.0},
+               float[2] gamma = {2.0, -1.0},
+               float[2] beta = {0.5, 1.0},
+               float[2] mean = {3.0, 4.0},
+               float[2] var = {1.0, 1.0}
+             >
+             {
+               c = Conv (x, w)
+               y = BatchNormalization (c, gamma, beta, mean, var)
+             }",
+        )[..],
+    )
+    .unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    graph
+        .input
+        .iter_mut()
+        .chain(&mut graph.output)
+        .chain(&mut graph.value_info)
+        .for_each(|v| v.r#type = None);
+    let beta = graph.initializer.iter_mut().find(|t| t.name() == "beta").unwrap();
+    *beta = onnx::from_tensor("beta", &tensor::Tensor::new(&[1], vec![1f32]));
+    assert!(hostile::load(&model.encode_to_vec()).is_none());
 }
 
 /// Writes the models that the fuzz targets begin with: `cargo test -p onnx-qat-tests --test hostile seeds -- --ignored`.
