@@ -97,7 +97,7 @@ impl Report {
             s,
             "The operator tests of the `onnx` package, run by `cargo xtask conformance`. Of {} cases {} pass, {failed} fail, \
              and {missing} need an operator or an element type that is not supported. Of those that pass, {constants} are \
-             evaluated operation by operation, because a shape depends on operands (*as constants*); the others are compiled \
+             evaluated operation by operation, with operands as constants, because the executor refuses the whole, mostly for a shape that depends on an operand (*as constants*); the others are compiled \
              and run by the executor. A case that spells an operator out in others counts for that operator.\n",
             self.cases.len(),
             passed + constants,
