@@ -10,7 +10,7 @@ use onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 use onnx::proto::{attribute_proto, tensor_proto, tensor_shape_proto};
 use passes::{Hooks, Normalize, QuantConfig};
 use prost::Message;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use train::{Optimizer, ParamGroup, Schedule, StepConfig, training_step};
 
 /// Reads a model.
@@ -50,6 +50,34 @@ pub fn compile(bytes: &[u8]) {
         let _ = onnx::export(&graph, &meta, None).map(|(model, _)| model.encode_to_vec());
         let _ = passes::evaluation().run(&mut graph);
     }
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let (mut files, mut todo) = (Vec::new(), vec![root]);
+    while let Some(folder) = todo.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match path.is_dir() {
+                true => todo.push(path),
+                false if path.extension().is_some_and(|e| e == ending) => files.push(path),
+                false => {}
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Models that are in order, to begin with: the graphs of the pass tests that ONNX can express, and the fixtures.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let texts = files("passes", "onnxtxt").into_iter().filter_map(|path| {
+        let graph = ir::text::parse(&std::fs::read_to_string(path).ok()?, &ops::Ops).ok()?;
+        onnx::export(&graph, &onnx::Meta::default(), None).ok().map(|(model, _)| model.encode_to_vec())
+    });
+    let fixtures =
+        files("../fixtures/digits", "onnx").into_iter().filter_map(|path| std::fs::read(path).ok());
+    texts.chain(fixtures).collect()
 }
 
 /// Numbers from which everything here is drawn (splitmix64).

@@ -7,41 +7,13 @@ use onnx_qat_tests::hostile::{self, Dice, mutate};
 use ops::Ops;
 use proptest::prelude::*;
 use prost::Message;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Far beyond what any of the small models here takes, also in a debug build beside other tests.
 const LONGEST: Duration = Duration::from_secs(10);
 
-fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let mut files: Vec<PathBuf> = Vec::new();
-    let mut todo = vec![root];
-    while let Some(folder) = todo.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => todo.push(path),
-                false if path.extension().is_some_and(|e| e == ending) => files.push(path),
-                false => {}
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
-/// Models that are in order: the graphs of the pass tests that ONNX can express, and the fixtures.
-static MODELS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let texts = files("passes", "onnxtxt").into_iter().filter_map(|path| {
-        let graph = ir::text::parse(&fs::read_to_string(path).unwrap(), &Ops).unwrap();
-        onnx::export(&graph, &onnx::Meta::default(), None).ok().map(|(model, _)| model.encode_to_vec())
-    });
-    let fixtures = files("../fixtures/digits", "onnx").into_iter().map(|path| fs::read(path).unwrap());
-    texts.chain(fixtures).collect()
-});
+static MODELS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(hostile::seeds);
 
 fn within(bytes: &[u8], what: impl FnOnce(&[u8])) {
     let start = Instant::now();
@@ -142,17 +114,4 @@ fn batch_norm_with_parameters_that_disagree() {
     let beta = graph.initializer.iter_mut().find(|t| t.name() == "beta").unwrap();
     *beta = onnx::from_tensor("beta", &tensor::Tensor::new(&[1], vec![1f32]));
     assert!(hostile::load(&model.encode_to_vec()).is_none());
-}
-
-/// Writes the models that the fuzz targets begin with: `cargo test -p onnx-qat-tests --test hostile seeds -- --ignored`.
-#[test]
-#[ignore = "makes files for the fuzz targets"]
-fn seeds() {
-    for target in ["load", "infer", "compile"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        fs::create_dir_all(&folder).unwrap();
-        for (i, model) in MODELS.iter().enumerate() {
-            fs::write(folder.join(format!("{i}.onnx")), model).unwrap();
-        }
-    }
 }
