@@ -1,8 +1,8 @@
 //! `CumSum` (ONNX 11, 14): sums of all elements up to each along an axis.
 
-use crate::shapes::{axis, integers};
-use ir::{Attrs, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
-use tensor::{DType, Element};
+use crate::cumulative;
+use ir::{Attrs, Infer, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use tensor::DType;
 
 /// `CumSum(x, axis)`: the sum of all elements up to each, along `axis` (a constant scalar).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,30 +19,6 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(CumSum { exclusive: flag("exclusive")?, reverse: flag("reverse")? }.into())
 }
 
-impl CumSum {
-    fn step<T: Element>(self, cx: &Lower, start: T, join: fn(T, T) -> T) -> Result<Step, String> {
-        let x = cx.typed::<T>(0)?;
-        let along = cx.constant(1)?.to_i64();
-        let at = axis(along.first().copied().ok_or("the axis is empty")?, x.shape.len())?;
-        let (n, inner) = (x.shape[at], x.shape[at + 1..].iter().product::<usize>());
-        Ok(Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            let (x, y): (&[T], &mut [T]) = (parts.input(0), parts.output(0));
-            for line in 0..x.len() / n.max(1) {
-                let first = line / inner * n * inner + line % inner;
-                let mut sofar = start;
-                for i in 0..n {
-                    let i = first + if self.reverse { n - 1 - i } else { i } * inner;
-                    let next = join(sofar, x[i]);
-                    y[i] = if self.exclusive { sofar } else { next };
-                    sofar = next;
-                }
-            }
-            Ok(())
-        }))
-    }
-}
-
 impl Op for CumSum {
     fn name(&self) -> &str {
         "CumSum"
@@ -54,11 +30,7 @@ impl Op for CumSum {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let x = cx.ty(0)?;
-        if let (Some(along), Some(rank)) = (integers(cx, 1)?, x.rank()) {
-            along.iter().try_for_each(|&a| axis(a, rank).map(|_| ()))?;
-        }
-        Ok(vec![x.clone()])
+        cumulative::infer(cx)
     }
 
     /// The gradient runs the other way.
@@ -70,9 +42,10 @@ impl Op for CumSum {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let form = (self.exclusive, self.reverse);
         match cx.input(0)?.dtype {
-            DType::F32 => self.step::<f32>(cx, 0.0, |a, b| a + b),
-            DType::I64 => self.step::<i64>(cx, 0, i64::wrapping_add),
+            DType::F32 => cumulative::step::<f32>(cx, form, 0.0, |a, b| a + b),
+            DType::I64 => cumulative::step::<i64>(cx, form, 0, i64::wrapping_add),
             other => Err(format!("the executor does not compute with elements of type {other} here")),
         }
     }

@@ -42,6 +42,7 @@ mod cos;
 mod cosh;
 mod cum_prod;
 mod cum_sum;
+mod cumulative;
 mod decode;
 mod depth_to_space;
 mod dequantize_linear;
