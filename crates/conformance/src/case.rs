@@ -3,7 +3,7 @@
 use crate::report::{CaseReport, Verdict};
 use crate::{Error, difference};
 use exec::{Machine, Program};
-use ir::{Graph, Kind, Type, ValueId};
+use ir::{Graph, Type};
 use onnx::proto::ModelProto;
 use ops::Ops;
 use prost::Message;
@@ -112,7 +112,7 @@ impl Case {
         let mut verdict = Verdict::Passed;
         for (inputs, expected) in &sets {
             let (outputs, how) = run(&graph, inputs).map_err(Fault::Failed)?;
-            if how == Verdict::AsConstants {
+            if how == Verdict::OneByOne {
                 verdict = how;
             }
             if outputs.len() < expected.len() {
@@ -132,18 +132,11 @@ impl Case {
     }
 }
 
-/// Runs a graph: compiled where its shapes are fixed by those of the inputs, otherwise operation by operation.
+/// Compiles and runs a graph.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Verdict), String> {
     if inputs.len() > graph.inputs().len() {
         return Err(format!("{} operands for {} inputs", inputs.len(), graph.inputs().len()));
     }
-    if let Ok(outputs) = run_compiled(graph, inputs) {
-        return Ok((outputs, Verdict::Passed));
-    }
-    evaluate(graph, inputs).map(|outputs| (outputs, Verdict::AsConstants))
-}
-
-fn run_compiled(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut graph = graph.clone();
     let ids = graph.inputs().to_vec();
     for (&id, value) in ids.iter().zip(inputs) {
@@ -151,6 +144,7 @@ fn run_compiled(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>
     }
     graph.infer().map_err(|e| e.to_string())?;
     let program = Program::compile(&graph).map_err(|e| e.to_string())?;
+    let how = if program.late() > 0 { Verdict::OneByOne } else { Verdict::Passed };
     let mut machine = Machine::new(Arc::new(program));
     for (&id, value) in ids.iter().zip(inputs) {
         let name = &graph.value(id.into()).name;
@@ -159,41 +153,8 @@ fn run_compiled(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>
         }
     }
     machine.run().map_err(|e| e.to_string())?;
-    graph.outputs().iter().map(|o| machine.output(&o.name).map_err(|e| e.to_string())).collect()
-}
-
-fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
-    let given = graph.inputs().iter().zip(inputs).map(|(&id, value)| (id.into(), value.clone()));
-    known.extend(given);
-    for id in graph.order().map_err(|e| e.to_string())? {
-        let node = graph.node(id);
-        match &node.kind {
-            Kind::Op(op) => {
-                let operand = |v: &Option<ValueId>| match v {
-                    None => Ok(None),
-                    Some(v) => known
-                        .get(v)
-                        .map(Some)
-                        .ok_or_else(|| format!("{}: an operand is missing", node.label())),
-                };
-                let ins = node.ins.iter().map(operand).collect::<Result<Vec<_>, _>>()?;
-                let outs =
-                    ir::eval(&**op, &ins, node.outs.len()).map_err(|e| format!("{}: {e}", node.label()))?;
-                for (i, value) in outs.into_iter().enumerate() {
-                    known.insert(ValueId { node: id, out: i as u16 }, value);
-                }
-            }
-            _ => {
-                if let Some(value) = graph.tensor(id.into()) {
-                    known.insert(id.into(), value.clone());
-                }
-            }
-        }
-    }
-    let output =
-        |o: &ir::Output| known.get(&o.value).cloned().ok_or_else(|| format!("no result \"{}\"", o.name));
-    graph.outputs().iter().map(output).collect()
+    let outputs = graph.outputs().iter().map(|o| machine.output(&o.name).map_err(|e| e.to_string()));
+    Ok((outputs.collect::<Result<_, _>>()?, how))
 }
 
 /// Every folder below `root` that holds a `model.onnx`, in order of name.

@@ -8,8 +8,8 @@ use std::fmt::{self, Write};
 pub enum Verdict {
     /// Compiled and run, with the expected results.
     Passed,
-    /// The expected results, but evaluated with the operands as constants: a shape depends on them.
-    AsConstants,
+    /// The same, but some operations could not be bound to their shapes beforehand, which depend on the data.
+    OneByOne,
     /// Other results, or none.
     Failed(String),
     /// It needs an operator or an element type that is not there.
@@ -34,7 +34,7 @@ pub struct Report {
     pub cases: Vec<CaseReport>,
 }
 
-/// Passed, passed as constants, failed, not supported.
+/// Passed, passed one by one, failed, not supported.
 type Counts = [usize; 4];
 
 impl Report {
@@ -53,13 +53,13 @@ impl Report {
     fn column(verdict: &Verdict) -> usize {
         match verdict {
             Verdict::Passed => 0,
-            Verdict::AsConstants => 1,
+            Verdict::OneByOne => 1,
             Verdict::Failed(_) => 2,
             Verdict::NotSupported(_) => 3,
         }
     }
 
-    /// Cases by what became of them: passed, passed as constants, failed, not supported.
+    /// Cases by what became of them: passed, passed one by one, failed, not supported.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         self.cases.iter().for_each(|c| counts[Report::column(&c.verdict)] += 1);
@@ -84,25 +84,25 @@ impl Report {
 
     /// The names of the cases that pass, in either way.
     pub fn passed(&self) -> impl Iterator<Item = &str> {
-        let passed = |c: &&CaseReport| matches!(c.verdict, Verdict::Passed | Verdict::AsConstants);
+        let passed = |c: &&CaseReport| matches!(c.verdict, Verdict::Passed | Verdict::OneByOne);
         self.cases.iter().filter(passed).map(|c| c.name.as_str())
     }
 
     /// The report as a page of Markdown: totals, the table of operators, and every case that does not pass.
     pub fn markdown(&self) -> String {
-        let [passed, constants, failed, missing] = self.counts();
+        let [passed, late, failed, missing] = self.counts();
         let mut s = String::new();
         let _ = writeln!(s, "# Conformance\n");
         let _ = writeln!(
             s,
             "The operator tests of the `onnx` package, run by `cargo xtask conformance`. Of {} cases {} pass, {failed} fail, \
-             and {missing} need an operator or an element type that is not supported. Of those that pass, {constants} are \
-             evaluated operation by operation, with operands as constants, because the executor refuses the whole, mostly for a shape that depends on an operand (*as constants*); the others are compiled \
-             and run by the executor. A case that spells an operator out in others counts for that operator.\n",
+             and {missing} need an operator or an element type that is not supported. In {late} of those that pass, operations \
+             cannot be bound to their shapes beforehand, which depend on the data, and are bound one by one as they run \
+             (*one by one*). A case that spells an operator out in others counts for that operator.\n",
             self.cases.len(),
-            passed + constants,
+            passed + late,
         );
-        let _ = writeln!(s, "| operator | passed | as constants | failed | not supported |");
+        let _ = writeln!(s, "| operator | passed | one by one | failed | not supported |");
         let _ = writeln!(s, "|---|---|---|---|---|");
         for (op, counts) in self.by_operator() {
             let cell = |n: usize| if n == 0 { String::new() } else { n.to_string() };
@@ -130,7 +130,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:32} {:>7} {:>12} {:>7} {:>14}",
-            "operator", "passed", "as constants", "failed", "not supported"
+            "operator", "passed", "one by one", "failed", "not supported"
         )?;
         let row = |f: &mut fmt::Formatter<'_>, name: &str, [a, b, c, d]: Counts| {
             writeln!(f, "{name:32} {a:7} {b:12} {c:7} {d:14}")

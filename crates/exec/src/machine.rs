@@ -35,6 +35,8 @@ pub struct Machine {
     program: Arc<Program>,
     buffers: Vec<Buffer>,
     workspace: Vec<Line>,
+    /// Results of the last run whose shapes the data decided.
+    late: Vec<Option<Tensor>>,
     profile: Option<Profile>,
 }
 
@@ -43,7 +45,7 @@ impl Machine {
     pub fn new(program: Arc<Program>) -> Machine {
         let buffers = allocate(&program);
         let mut workspace = Buffer::new(program.workspace);
-        Machine { buffers, workspace: workspace.take(), program, profile: None }
+        Machine { buffers, workspace: workspace.take(), program, late: vec![], profile: None }
     }
 
     /// The program that runs here.
@@ -60,7 +62,15 @@ impl Machine {
             flops: i.flops,
             bytes: i.ins.iter().flatten().chain(&i.outs).map(|p| p.bytes as u64).sum(),
         };
-        let steps = self.program.instrs.iter().filter(|i| !i.step.view).map(measured).collect();
+        let late = |(op, label): (&str, &str)| Measured {
+            op: op.to_string(),
+            label: label.to_string(),
+            time: Duration::ZERO,
+            flops: 0,
+            bytes: 0,
+        };
+        let steps = self.program.instrs.iter().filter(|i| !i.step.view).map(measured);
+        let steps = steps.chain(self.program.tail.labels().map(late)).collect();
         self.profile = Some(Profile { steps });
     }
 
@@ -104,12 +114,37 @@ impl Machine {
                 profile.steps[index].time += start.elapsed();
             }
         }
+        if !program.tail.is_empty() {
+            self.run_tail(&program)?;
+        }
         for &(from, to) in &program.copies {
             let mut target = self.buffers[to.buffer].take();
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut target);
             bytes[..to.bytes].copy_from_slice(&self.buffers[from.buffer].bytes()[..from.bytes]);
             self.buffers[to.buffer] = Buffer::Owned(target);
         }
+        for &(ref variable, value) in &program.tail.updates {
+            let port = Self::port("variable", &program.variables, variable)?;
+            if let Some(next) = &self.late[value] {
+                Self::write(&mut self.buffers, port, next)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_tail(&mut self, program: &Program) -> Result<(), Error> {
+        let mut profile = self.profile.take();
+        let behind = program.instrs.iter().filter(|i| !i.step.view).count();
+        let mut start = Instant::now();
+        let ran = |i: usize| {
+            if let Some(profile) = &mut profile {
+                profile.steps[behind + i].time += start.elapsed();
+                start = Instant::now();
+            }
+        };
+        let values = program.tail.run(|port| self.read(port), ran);
+        self.profile = profile;
+        self.late = values?;
         Ok(())
     }
 
@@ -167,6 +202,10 @@ impl Machine {
     /// # Errors
     /// When there is no such output.
     pub fn output(&self, name: &str) -> Result<Tensor, Error> {
+        let late = self.program.tail.outputs.iter().find(|(n, _)| n == name);
+        if let Some(value) = late.and_then(|&(_, value)| self.late.get(value)?.clone()) {
+            return Ok(value);
+        }
         Ok(self.read(Self::port("output", &self.program.outputs, name)?))
     }
 

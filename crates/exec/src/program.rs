@@ -2,7 +2,8 @@
 
 use crate::layout::{Seen, choose, neutral};
 use crate::memory::{Buffer, Lifetime, share};
-use ir::{Graph, GraphError, Kind, Layout, Lower, NodeId, Operand, Step, Type, ValueId};
+use crate::tail::Tail;
+use ir::{Graph, GraphError, Kind, Layout, Lower, NodeId, Operand, Output, Step, Type, Update, ValueId};
 use kernels::relayout;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -60,6 +61,8 @@ pub struct Program {
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
     pub(crate) variables: Vec<Port>,
+    /// What runs behind the steps, bound to its shapes as it runs.
+    pub(crate) tail: Tail,
     /// Copies after the run: from a result to the variable that it updates.
     pub(crate) copies: Vec<(Place, Place)>,
     /// Initial contents of the buffers; `None` is scratch of that size.
@@ -103,22 +106,23 @@ struct Compiler<'g> {
 }
 
 impl Program {
-    /// Compiles what the outputs and updates of `graph` need. All sizes must be known (see [`Graph::bind`]).
+    /// Compiles what the outputs and updates of `graph` need. All sizes of the inputs must be known (see
+    /// [`Graph::bind`]). What cannot be bound to its shapes before it runs, because they depend on data, or because an
+    /// operand that should be a constant is computed, runs operation by operation behind the rest.
     ///
     /// # Errors
-    /// When a size is open or an operator cannot run on its operands: names the node.
+    /// When a size of an input is open or an operator is not known: names it.
     pub fn compile(graph: &Graph) -> Result<Program, Error> {
         let live = live(graph);
         let order: Vec<NodeId> = graph.order()?.into_iter().filter(|id| live.contains(id)).collect();
         let mut c = Compiler { graph, tensors: Vec::new(), drafts: Vec::new(), values: HashMap::new() };
+        let mut late = Vec::new();
         for &id in &order {
-            c.node(id)?;
+            if !c.node(id)? {
+                late.push(id);
+            }
         }
-        let mut ends = Vec::new();
-        for v in graph.outputs().iter().map(|o| o.value).chain(graph.updates().iter().map(|u| u.next)) {
-            ends.push(c.tensor(v, Layout::Plain)?);
-        }
-        c.finish(ends, &live)
+        c.finish(&late, &live)
     }
 
     /// The program as text: one line per step with its buffers.
@@ -131,6 +135,9 @@ impl Program {
             let how = if i.step.view { "view " } else { "" };
             let _ = writeln!(s, "{} = {how}{} ({})", outs.join(", "), i.label, ins.join(", "));
         }
+        for (_, label) in self.tail.labels() {
+            let _ = writeln!(s, "late {label}");
+        }
         let _ = writeln!(
             s,
             "# {} buffers, {} bytes, workspace {}",
@@ -139,6 +146,11 @@ impl Program {
             self.workspace
         );
         s
+    }
+
+    /// How many operations are bound to their shapes as they run.
+    pub fn late(&self) -> usize {
+        self.tail.labels().count()
     }
 
     /// Bytes of all buffers and of the workspace.
@@ -175,7 +187,8 @@ impl Compiler<'_> {
         Ok(Operand { dtype, shape, layout, value: constant })
     }
 
-    fn node(&mut self, id: NodeId) -> Result<(), Error> {
+    /// Whether the node could be bound to its shapes.
+    fn node(&mut self, id: NodeId) -> Result<bool, Error> {
         let node = self.graph.node(id);
         match &node.kind {
             Kind::Op(op) => self.op(id, &**op),
@@ -184,12 +197,12 @@ impl Compiler<'_> {
                 let initial = self.graph.tensor(id.into()).cloned();
                 let t = self.new_tensor(o.dtype.bytes(o.len()), true, initial);
                 self.values.insert(id.into(), Copies { plain: Some(t), ..Copies::default() });
-                Ok(())
+                Ok(true)
             }
         }
     }
 
-    fn op(&mut self, id: NodeId, op: &dyn ir::Op) -> Result<(), Error> {
+    fn op(&mut self, id: NodeId, op: &dyn ir::Op) -> Result<bool, Error> {
         let node = self.graph.node(id);
         if let Some(unknown) = op.is::<ir::Opaque>() {
             let domain = if unknown.domain.is_empty() { "ai.onnx" } else { &unknown.domain };
@@ -202,6 +215,11 @@ impl Compiler<'_> {
         }
         let results: Vec<ValueId> =
             (0..node.outs.len()).map(|i| ValueId { node: id, out: i as u16 }).collect();
+        let made = |v: &ValueId| self.values.contains_key(v);
+        let sized = |v: &ValueId| self.graph.ty(*v).dtype.is_some() && self.graph.ty(*v).dims().is_some();
+        if !node.ins.iter().flatten().all(made) || !results.iter().all(sized) {
+            return Ok(false);
+        }
         let mut ins = node
             .ins
             .iter()
@@ -230,9 +248,8 @@ impl Compiler<'_> {
             o.layout = l;
         }
 
-        let error = |what: String| Error::Node { node: node.label(), what };
         let lower = Lower { ins, outs };
-        let step = ir::lower(op, &lower).map_err(error)?;
+        let Ok(step) = ir::lower(op, &lower) else { return Ok(false) };
         let mut operands = Vec::with_capacity(node.ins.len());
         for (v, &l) in node.ins.iter().zip(&in_layouts) {
             operands.push(v.map(|v| self.tensor(v, l)).transpose()?);
@@ -259,7 +276,7 @@ impl Compiler<'_> {
             ins: operands,
             outs: made,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// The tensor that holds `v` in `layout`; converts it where it is not there yet.
@@ -306,11 +323,21 @@ impl Compiler<'_> {
         t
     }
 
-    /// Shares memory and binds the drafts to it. `ends` are the tensors that must survive the run: those of the
-    /// graph outputs, then those of the updates.
-    fn finish(mut self, ends: Vec<usize>, live: &HashSet<NodeId>) -> Result<Program, Error> {
+    /// Shares memory and binds the drafts to it, and the `late` nodes behind them.
+    fn finish(mut self, late: &[NodeId], live: &HashSet<NodeId>) -> Result<Program, Error> {
         let graph = self.graph;
-        let (outputs, nexts) = ends.split_at(graph.outputs().len());
+        // What must survive the steps: the graph outputs, what the tail reads, and what variables become.
+        let behind: HashSet<NodeId> = late.iter().copied().collect();
+        let early = |v: ValueId| !behind.contains(&v.node);
+        let outputs: Vec<&Output> = graph.outputs().iter().filter(|o| early(o.value)).collect();
+        let reads = Tail::borders(graph, late);
+        let updates: Vec<&Update> = graph.updates().iter().filter(|u| early(u.next)).collect();
+        let mut kept = Vec::new();
+        for v in outputs.iter().map(|o| o.value).chain(reads.iter().copied()) {
+            kept.push(self.tensor(v, Layout::Plain)?);
+        }
+        let nexts =
+            updates.iter().map(|u| self.tensor(u.next, Layout::Plain)).collect::<Result<Vec<_>, _>>()?;
         let leaf = |c: &Compiler, id: NodeId| c.values[&id.into()].plain.unwrap_or_default();
 
         // Last reader of each piece of memory; what survives the run is read after the last step.
@@ -321,16 +348,16 @@ impl Compiler<'_> {
                 last.insert(self.root(*t), step);
             }
         }
-        for &t in &ends {
+        for &t in kept.iter().chain(&nexts) {
             last.insert(self.root(t), end);
         }
 
         // A variable's next value may be written over the variable once nobody reads the old one.
         let mut next_of: BTreeMap<usize, usize> = BTreeMap::new();
-        for (u, &next) in graph.updates().iter().zip(nexts) {
+        for (u, &next) in updates.iter().zip(&nexts) {
             let (variable, next) = (leaf(&self, u.variable), self.root(next));
-            let is_output = outputs.iter().any(|&o| self.root(o) == variable);
-            if !is_output && !self.tensors[next].pinned {
+            let is_kept = kept.iter().any(|&t| self.root(t) == variable);
+            if !is_kept && !self.tensors[next].pinned {
                 next_of.entry(next).or_insert(variable);
             }
         }
@@ -414,16 +441,18 @@ impl Compiler<'_> {
                 _ => {}
             }
         }
-        let outputs = graph
-            .outputs()
+        let (of_outputs, of_reads) = kept.split_at(outputs.len());
+        let outputs = outputs
             .iter()
-            .zip(outputs)
+            .zip(of_outputs)
             .map(|(o, &t)| port(&o.name, o.value, t))
             .collect::<Result<_, _>>()?;
-        let copies = graph
-            .updates()
+        let read = |(&v, &t): (&ValueId, &usize)| port(&graph.value(v).name, v, t);
+        let ports = reads.iter().zip(of_reads).map(read).collect::<Result<_, _>>()?;
+        let tail = Tail::new(graph, late, &reads, ports);
+        let copies = updates
             .iter()
-            .zip(nexts)
+            .zip(&nexts)
             .map(|(u, &next)| (place(next), place(leaf(&self, u.variable))))
             .filter(|(from, to)| from.buffer != to.buffer)
             .collect();
@@ -450,7 +479,7 @@ impl Compiler<'_> {
                 shared,
             })
             .collect();
-        Ok(Program { instrs, inputs, outputs, variables, copies, buffers, workspace })
+        Ok(Program { instrs, inputs, outputs, variables, tail, copies, buffers, workspace })
     }
 }
 

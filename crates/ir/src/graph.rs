@@ -422,6 +422,56 @@ impl Graph {
         Ok(id)
     }
 
+    /// Puts a copy of what `body` does here: `operands` take the places of its inputs, and its results are returned. Names
+    /// begin with `prefix`; `origin` is the node that stood here. Constants and variables are added once for all copies
+    /// that share `leaves`.
+    ///
+    /// # Errors
+    /// When there are fewer operands than inputs, or they do not fit: names the node inside.
+    pub fn splice(
+        &mut self,
+        body: &Graph,
+        operands: &[ValueId],
+        prefix: &str,
+        origin: &str,
+        leaves: &mut HashMap<ValueId, ValueId>,
+    ) -> Result<Vec<ValueId>, GraphError> {
+        let inputs = body.inputs.iter().map(|&id| id.into());
+        let mut of: HashMap<ValueId, ValueId> = inputs.zip(operands.iter().copied()).collect();
+        let missing = |v: ValueId| GraphError {
+            place: body.node(v.node).label(),
+            what: "is read, but no operand is given for it".into(),
+        };
+        for id in body.order()? {
+            let node = body.node(id);
+            let named = |name: &str| format!("{prefix}/{name}");
+            match &node.kind {
+                Kind::Input => {}
+                Kind::Const(t) => {
+                    let add = || self.add_const(&named(&node.name), t.clone());
+                    of.insert(id.into(), *leaves.entry(id.into()).or_insert_with(add));
+                }
+                Kind::Variable(t, role) => {
+                    let add = || self.add_variable(&named(&node.name), t.clone(), role.clone());
+                    of.insert(id.into(), *leaves.entry(id.into()).or_insert_with(add));
+                }
+                Kind::Op(op) => {
+                    let operand = |v: &ValueId| of.get(v).copied().ok_or_else(|| missing(*v));
+                    let ins = node.ins.iter().map(|v| v.as_ref().map(operand).transpose());
+                    let ins = ins.collect::<Result<Vec<_>, _>>()?;
+                    let names: Vec<String> = node.outs.iter().map(|out| named(&out.name)).collect();
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let copy = self.add_node(op.clone(), &ins, &named(&node.name), &names)?;
+                    self.set_origin(copy, origin);
+                    for out in 0..node.outs.len() as u16 {
+                        of.insert(ValueId { node: id, out }, ValueId { node: copy, out });
+                    }
+                }
+            }
+        }
+        body.outputs.iter().map(|o| of.get(&o.value).copied().ok_or_else(|| missing(o.value))).collect()
+    }
+
     /// Node names live in `names` behind a mark that no tensor name can begin with.
     fn fresh_label(&mut self, base: &str) -> String {
         self.fresh(&format!("\0{base}"))[1..].to_string()

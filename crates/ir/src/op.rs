@@ -1,6 +1,6 @@
 //! The contract of an operator. This crate names none: it asks.
 
-use crate::{Layouts, Lower, Step, Type, Vjp};
+use crate::{Body, Layouts, Lower, Step, Type, Vjp};
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Debug;
@@ -18,7 +18,9 @@ pub enum Attr {
     Floats(Vec<f32>),
     Strs(Vec<String>),
     Tensor(Tensor),
-    /// Anything else (sub-graphs, types, sparse tensors): the encoded `AttributeProto`, untouched.
+    /// A sub-graph, read.
+    Graph(Body),
+    /// Anything else (types, sparse tensors, sub-graphs that could not be read): the encoded `AttributeProto`, untouched.
     Raw(Bytes),
 }
 
@@ -122,6 +124,14 @@ impl Attrs {
         let Some(list) = self.ints(name)? else { return Ok(None) };
         let sizes = list.iter().map(|&x| usize::try_from(x)).collect::<Result<_, _>>();
         sizes.map(Some).map_err(|_| format!("attribute {name} holds a negative size: {list:?}"))
+    }
+
+    /// A sub-graph, where the attribute is one that was read.
+    pub fn body(&self, name: &str) -> Option<&Body> {
+        match self.get(name) {
+            Some(Attr::Graph(body)) => Some(body),
+            _ => None,
+        }
     }
 
     /// A list of floats, or `None`. Errors as [`Attrs::int`].
@@ -324,6 +334,17 @@ pub trait Op: Any + Debug + Send + Sync {
         Err(format!("the executor has no kernel for {}", self.name()))
     }
 
+    /// The results on these operands, from operators that no kernel can be bound for: those that run sub-graphs.
+    /// `None`: [`Op::lower`] does it.
+    fn evaluate(&self, _ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+        None
+    }
+
+    /// The last operands, so many, are not written: sub-graphs in the attributes read them by name.
+    fn captured(&self) -> usize {
+        0
+    }
+
     /// For profiles: multiplications and additions of an operator that is made of products, two for each pair of
     /// numbers. Asked with operands that [`Op::lower`] took.
     fn flops(&self, _cx: &Lower) -> Option<u64> {
@@ -401,7 +422,7 @@ pub struct Opaque {
     pub op_type: String,
     /// Attributes as read.
     pub attrs: Attrs,
-    /// The last `captured` inputs are not written: sub-graphs in the attributes read them by name.
+    /// See [`Op::captured`].
     pub captured: usize,
 }
 
@@ -414,6 +435,9 @@ impl Op for Opaque {
     }
     fn attrs(&self) -> Attrs {
         self.attrs.clone()
+    }
+    fn captured(&self) -> usize {
+        self.captured
     }
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         Ok(vec![Type::unknown(); cx.outs()])

@@ -103,6 +103,17 @@ impl Type {
         dtype && shape
     }
 
+    /// What is true of both: unknown where they differ.
+    pub fn common(&self, other: &Type) -> Type {
+        let shape = match (&self.shape, &other.shape) {
+            (Some(a), Some(b)) if a.len() == b.len() => {
+                Some(a.iter().zip(b).map(|(a, b)| if a == b { a.clone() } else { Dim::Unknown }).collect())
+            }
+            _ => None,
+        };
+        Type { dtype: self.dtype.filter(|_| self.dtype == other.dtype), shape }
+    }
+
     /// The knowledge of both: `self` first, `other` where `self` knows nothing.
     pub fn refined(&self, other: &Type) -> Type {
         let shape = match (&self.shape, &other.shape) {

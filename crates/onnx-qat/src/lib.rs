@@ -80,7 +80,8 @@ pub mod prelude {
 /// When the graph cannot be quantized: names the node.
 pub fn quant_aware(model: &mut Model, config: &QuantConfig, hooks: &Hooks) -> Result<Report, Error> {
     config.check()?;
-    let mut report = passes::normalize(&mut model.graph, Normalize { fold_batch_norm: false })?;
+    let mut report = passes::unroll(&mut model.graph)?;
+    report.lines.extend(passes::normalize(&mut model.graph, Normalize { fold_batch_norm: false })?.lines);
     report.lines.extend(passes::quant_aware(&mut model.graph, config, hooks)?.lines);
     Ok(report)
 }

@@ -52,6 +52,9 @@ pub fn plan(model: &Model, options: &QuantizeOptions, with_data: bool) -> Result
     options.config.check()?;
     let mut graph = model.graph.clone();
     train::strip_loss(&mut graph);
+    if with_data && options.fit.epochs > 0 {
+        passes::unroll(&mut graph)?;
+    }
     passes::normalize(&mut graph, Normalize { fold_batch_norm: !with_data || options.fold_batch_norm })?;
     let before: Vec<(String, String)> = operations(&graph)?
         .into_iter()

@@ -153,8 +153,14 @@ pub fn quantize(
     }
 
     let mut int8 = model.clone();
+    let mut report = if train.is_some() && options.fit.epochs > 0 {
+        passes::unroll(&mut int8.graph)?
+    } else {
+        Report::default()
+    };
     let normalize = Normalize { fold_batch_norm: train.is_none() || options.fold_batch_norm };
-    progress(&Stage::Normalized(&passes::normalize(&mut int8.graph, normalize)?));
+    report.lines.extend(passes::normalize(&mut int8.graph, normalize)?.lines);
+    progress(&Stage::Normalized(&report));
     let (outcome, trained) = match train {
         None => {
             train::strip_loss(&mut int8.graph);

@@ -75,16 +75,19 @@ pub fn export(
 /// What the graph can be expressed in without doubt.
 fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
     let own = OPSETS.contains(&meta.opset()).then_some(meta.opset());
-    let kept = order.iter().any(|&id| foreign(graph, id).is_some()) || meta.has_functions();
+    let kept = order.iter().any(|&id| foreign(graph, id)) || meta.has_functions();
     let convertible = |opset: &i64| order.iter().all(|&id| Form::of(graph, meta, id, *opset).is_ok());
     let candidates = if kept { [own, Some(DEFAULT_OPSET)] } else { [Some(DEFAULT_OPSET), own] };
     let last = Some(*OPSETS.start());
     candidates.into_iter().chain([last]).flatten().find(convertible).unwrap_or(DEFAULT_OPSET)
 }
 
-/// An ONNX operator that is only carried through. Constants are the same in every opset.
-fn foreign(graph: &Graph, id: NodeId) -> Option<&Opaque> {
-    graph.node(id).is::<Opaque>().filter(|op| op.domain.is_empty() && op.op_type != "Constant")
+/// Whether a node of ONNX is written as it was read: an operator that is only carried through, or one with a sub-graph.
+/// Constants are the same in every opset.
+fn foreign(graph: &Graph, id: NodeId) -> bool {
+    let Some(op) = graph.node(id).op() else { return false };
+    let as_read = op.is::<Opaque>().is_some() || op.attrs().iter().any(|(_, a)| matches!(a, Attr::Graph(_)));
+    as_read && op.domain().is_empty() && op.name() != "Constant"
 }
 
 /// How an operation is written at an opset.
@@ -121,7 +124,7 @@ impl Form {
         let attribute: Result<Vec<_>, _> =
             attrs.iter().map(|(name, attr)| attributes::write(name, attr)).collect();
         let attribute = attribute.map_err(error)?;
-        if foreign(graph, id).is_some()
+        if foreign(graph, id)
             && let Some(what) = history::obstacle(&op_type, &attribute, meta.opset(), opset)
         {
             return Err(error(what));
@@ -181,9 +184,9 @@ impl Names {
             }
         }
         for &id in order {
-            let attrs = graph.node(id).is::<Opaque>().map(|op| op.attrs.iter()).into_iter().flatten();
-            for (name, attr) in attrs {
-                if let (ir::Attr::Raw(_), Ok(a)) = (attr, attributes::write(name, attr)) {
+            let attrs = graph.node(id).op().map(ir::Op::attrs).unwrap_or_default();
+            for (name, attr) in attrs.iter() {
+                if let (Attr::Graph(_) | Attr::Raw(_), Ok(a)) = (attr, attributes::write(name, attr)) {
                     let mut inner = BTreeSet::new();
                     subgraph::inner_names([&a], &mut inner);
                     names.used.extend(inner);
@@ -241,7 +244,7 @@ impl Writer<'_> {
 
     fn operation(&mut self, id: NodeId, domain: &str, form: Form) {
         let node = self.graph.node(id);
-        let captured = node.is::<Opaque>().map_or(0, |op| op.captured.min(node.ins.len()));
+        let captured = node.op().map_or(0, |op| op.captured().min(node.ins.len()));
         let (given, captured) = node.ins.split_at(node.ins.len() - captured);
         let mut input: Vec<String> =
             given.iter().map(|v| v.map(|v| self.names.get(v)).unwrap_or_default()).collect();
@@ -276,7 +279,7 @@ impl Writer<'_> {
             proto.metadata_props.clone_from(&kept.metadata_props);
             proto.device_configurations.clone_from(&kept.device_configurations);
         }
-        if foreign(self.graph, id).is_some() {
+        if foreign(self.graph, id) {
             self.foreign.push(form.op_type);
         }
         self.file.node.push(proto);

@@ -1,10 +1,12 @@
 //! A model as a graph.
 
+use crate::functions::{self, Functions};
 use crate::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    attribute_proto,
 };
 use crate::{Meta, ModelError, attributes, subgraph, tensors, types};
-use ir::{Attr, Attrs, Graph, Opaque, Parse, Registry, Type, ValueId};
+use ir::{Attr, Attrs, Body, Graph, Opaque, Parse, Registry, Type, ValueId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,9 +17,9 @@ const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 /// The newest version of the format that the schema covers.
 const IR_VERSION: i64 = 13;
 
-/// Turns a model into a graph and what the file says beside it. Operators that `registry` does not know, calls of the
-/// model's own functions among them, are kept as [`Opaque`]; weights become constants, wherever the file has them:
-/// initializers, initializers that are listed as inputs, or `Constant` nodes. Names are kept; empty and repeated node
+/// Turns a model into a graph and what the file says beside it. Operators that `registry` does not know are kept as
+/// [`Opaque`]; calls of the model's own functions are replaced by what the functions do; weights become constants,
+/// wherever the file has them: initializers, initializers that are listed as inputs, or `Constant` nodes. Names are kept; empty and repeated node
 /// names are replaced by unique ones. Data of external tensors must have been read ([`crate::read_model`] does).
 ///
 /// # Errors
@@ -28,24 +30,23 @@ pub fn import(mut model: ModelProto, registry: &dyn Registry) -> Result<(Graph, 
     let file = model.graph.take().ok_or(ModelError::NoGraph)?;
     ir_version(&model, &mut meta)?;
     meta.opset = opset(&model, &file)?;
-    let functions: HashSet<(&str, &str)> =
-        model.functions.iter().map(|f| (domain(f.domain()), f.name())).collect();
-    let reader = Reader {
-        graph: Graph::new(file.name()),
-        values: HashMap::new(),
+    let cx = Context { functions: Functions::new(&model.functions), registry };
+    let scope = Scope {
         declared: declared(&file),
-        meta: &mut meta,
-        opsets: model.opset_import.iter().map(|o| (domain(o.domain()), o.version())).collect(),
-        functions,
-        registry,
+        opsets: model.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())).collect(),
+        ..Scope::default()
     };
-    let graph = reader.read(&file)?;
+    let graph =
+        Reader { graph: Graph::new(file.name()), meta: &mut meta, cx: &cx, scope }.read(&file, &[])?;
+    let called = cx.functions.still_called(&file);
+    let mut called = called.into_iter();
+    model.functions.retain(|_| called.next().unwrap_or(true));
     keep(&mut meta, model, file);
     Ok((graph, meta))
 }
 
 /// `ai.onnx` is another way to write the empty domain.
-fn domain(name: &str) -> &str {
+pub(crate) fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }
 
@@ -128,23 +129,46 @@ enum Source {
     Node(usize),
 }
 
-struct Reader<'a> {
-    graph: Graph,
-    values: HashMap<String, ValueId>,
-    declared: HashMap<String, Type>,
-    meta: &'a mut Meta,
-    opsets: BTreeMap<&'a str, i64>,
-    functions: HashSet<(&'a str, &'a str)>,
+/// What is the same in the whole file.
+struct Context<'a> {
+    functions: Functions<'a>,
     registry: &'a dyn Registry,
 }
 
+/// Where names are looked up: the graph, a sub-graph, or one call of a function.
+#[derive(Default)]
+struct Scope {
+    /// `None` for an operand that a call omits.
+    values: HashMap<String, Option<ValueId>>,
+    declared: HashMap<String, Type>,
+    opsets: BTreeMap<String, i64>,
+    /// What stands in front of names in a call, and how its results are called outside.
+    prefix: String,
+    outer: HashMap<String, String>,
+    /// Calls around this one.
+    depth: usize,
+}
+
+struct Reader<'a> {
+    graph: Graph,
+    meta: &'a mut Meta,
+    cx: &'a Context<'a>,
+    scope: Scope,
+}
+
 impl Reader<'_> {
-    fn read(mut self, file: &GraphProto) -> Result<Graph, ModelError> {
-        let order = order(file)?;
+    /// `around`: the values of the graph around this one that it may read, each of which becomes an input.
+    fn read(mut self, file: &GraphProto, around: &[(String, Type)]) -> Result<Graph, ModelError> {
+        let known = around.iter().map(|(name, _)| (name.as_str(), "a value of the graph around"));
+        let order = order(&file.node, sources(file)?.into_iter().chain(known))?;
         let constants: HashSet<&str> = initializer_names(file).collect();
         for info in file.input.iter().filter(|info| !constants.contains(info.name())) {
             let value = self.graph.add_input(info.name(), types::read(info.r#type.as_ref()));
-            self.values.insert(info.name().to_string(), value);
+            self.define(info.name(), value);
+        }
+        for (name, ty) in around {
+            let value = self.graph.add_input(name, ty.clone());
+            self.scope.values.entry(name.clone()).or_insert(Some(value));
         }
         for tensor in &file.initializer {
             self.initializer(tensor)?;
@@ -163,26 +187,41 @@ impl Reader<'_> {
             self.node(&file.node[i])?;
         }
         for info in &file.output {
-            let value = self.value(info.name(), || format!("graph output \"{}\"", info.name()))?;
+            let reader = || format!("graph output \"{}\"", info.name());
+            let value = self.value(info.name(), reader)?;
+            let value = value.ok_or_else(|| ModelError::node(reader(), missing(info.name())))?;
             self.graph.add_output(info.name(), value);
         }
         // Names inside of sub-graphs are not values here, but no new value may take them.
         let mut inner = BTreeSet::new();
         file.node.iter().for_each(|node| subgraph::inner_names(&node.attribute, &mut inner));
-        for name in inner.iter().filter(|name| !self.values.contains_key(*name)) {
+        for name in inner.iter().filter(|name| !self.scope.values.contains_key(*name)) {
             self.graph.fresh(name);
         }
         Ok(self.graph)
     }
 
-    fn value(&self, name: &str, reader: impl Fn() -> String) -> Result<ValueId, ModelError> {
+    /// The value of this name, `None` where a call omits it.
+    fn value(&self, name: &str, reader: impl Fn() -> String) -> Result<Option<ValueId>, ModelError> {
         let missing = || ModelError::node(reader(), missing(name));
-        self.values.get(name).copied().ok_or_else(missing)
+        self.scope.values.get(name).copied().ok_or_else(missing)
+    }
+
+    fn define(&mut self, name: &str, value: ValueId) {
+        self.scope.values.insert(name.to_string(), Some(value));
+    }
+
+    /// The name in the graph of what is called `name` here.
+    fn qualified(&self, name: &str) -> String {
+        match self.scope.outer.get(name) {
+            Some(outer) => outer.clone(),
+            None => format!("{}{name}", self.scope.prefix),
+        }
     }
 
     fn constant(&mut self, name: &str, tensor: Tensor) {
-        let value = self.graph.add_const(name, tensor);
-        self.values.insert(name.to_string(), value);
+        let value = self.graph.add_const(&self.qualified(name), tensor);
+        self.define(name, value);
     }
 
     fn initializer(&mut self, tensor: &TensorProto) -> Result<(), ModelError> {
@@ -204,35 +243,45 @@ impl Reader<'_> {
         let attrs = Attrs::new().with(attribute.name(), attributes::raw(attribute));
         let op = Opaque { domain: String::new(), op_type: "Constant".into(), attrs, captured: 0 };
         let id = self.graph.add_node(Arc::new(op), &[], name, &[name])?;
-        self.values.insert(name.to_string(), id.into());
+        self.define(name, id.into());
         Ok(())
     }
 
     fn node(&mut self, node: &NodeProto) -> Result<(), ModelError> {
+        if let Some(function) = self.cx.functions.find(node) {
+            return self.call(function, node);
+        }
         let error = |what: String| ModelError::node(label(node), what);
         let names = trimmed(&node.output);
-        let attrs = attributes::read(&node.attribute).map_err(error)?;
+        let mut attrs = attributes::read(&node.attribute).map_err(error)?;
         if let ([name], Some(tensor)) = (names, constant(node, &attrs)) {
             self.constant(name, tensor);
             return Ok(());
         }
         let mut ins = Vec::new();
         for name in trimmed(&node.input) {
-            let value = if name.is_empty() { None } else { Some(self.value(name, || label(node))?) };
-            ins.push(value);
+            ins.push(if name.is_empty() { None } else { self.value(name, || label(node))? });
         }
-        let given = ins.len();
+        // Operands that a call omits may be the last ones.
+        let given = ins.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        ins.truncate(given);
+        let captured = subgraph::captured(&node.attribute);
+        let mut around = Vec::new();
+        for name in &captured {
+            let value = self.value(name, || label(node))?;
+            around.push(value.ok_or_else(|| error(missing(name)))?);
+        }
+        self.bodies(node, &mut attrs, &captured, &around);
         let base = [node.name(), names.iter().find(|n| !n.is_empty()).map_or("", |n| n), node.op_type()];
         let base = base.into_iter().find(|n| !n.is_empty()).unwrap_or("node");
+        let base = format!("{}{base}", self.scope.prefix);
 
         let domain = domain(node.domain());
-        let opset = self.opsets.get(domain).copied().unwrap_or(1);
+        let opset = self.scope.opsets.get(domain).copied().unwrap_or(1);
         let cx = Parse { attrs: &attrs, opset, ins: given, outs: names.len() };
-        let ours = !self.functions.contains(&(domain, node.op_type()));
-        let parsed = if ours { self.registry.parse(domain, node.op_type(), &cx) } else { None };
-        let op = match parsed {
+        let parsed = self.cx.registry.parse(domain, node.op_type(), &cx).transpose().map_err(error)?;
+        let op = match parsed.filter(|parsed| parsed.op.is::<Opaque>().is_none()) {
             Some(parsed) => {
-                let parsed = parsed.map_err(error)?;
                 // All are taken before any is put: two may change places.
                 let taken: Vec<(usize, Option<ValueId>)> = parsed
                     .moved
@@ -249,35 +298,119 @@ impl Reader<'_> {
                 }
                 parsed.op
             }
-            None => {
-                let captured = subgraph::captured(&node.attribute);
-                for name in &captured {
-                    ins.push(Some(self.value(name, || label(node))?));
-                }
-                Arc::new(Opaque {
-                    domain: domain.to_string(),
-                    op_type: node.op_type().to_string(),
-                    attrs: attributes::read_untouched(&node.attribute).map_err(error)?,
-                    captured: captured.len(),
-                })
-            }
+            None => Arc::new(Opaque {
+                domain: domain.to_string(),
+                op_type: node.op_type().to_string(),
+                attrs: attributes::read_untouched(&node.attribute).map_err(error)?,
+                captured: captured.len(),
+            }),
         };
+        if op.captured() > 0 {
+            ins.extend(around.into_iter().map(Some));
+        }
         let placeholder = format!("{base}_unused");
-        let outs: Vec<&str> =
-            names.iter().map(|n| if n.is_empty() { &placeholder } else { n.as_str() }).collect();
-        let id = self.graph.add_node(op, &ins, base, &outs)?;
+        let outs: Vec<String> = names
+            .iter()
+            .map(|n| if n.is_empty() { placeholder.clone() } else { self.qualified(n) })
+            .collect();
+        let outs: Vec<&str> = outs.iter().map(String::as_str).collect();
+        let id = self.graph.add_node(op, &ins, &base, &outs)?;
         for (i, name) in names.iter().enumerate() {
             let value = ValueId { node: id, out: i as u16 };
             if name.is_empty() {
                 self.meta.omitted.insert(self.graph.value(value).name.clone());
                 continue;
             }
-            self.values.insert(name.clone(), value);
-            if let Some(Err(e)) = self.declared.get(name).map(|ty| self.graph.refine(value, ty)) {
-                self.meta.notes.push(e.to_string());
-            }
+            self.define(name, value);
+            self.declare(name, value);
         }
         self.keep_node(node, &self.graph.node(id).name.clone());
+        Ok(())
+    }
+
+    /// Adds what the file declares of a value.
+    fn declare(&mut self, name: &str, value: ValueId) {
+        if let Some(Err(e)) = self.scope.declared.get(name).map(|ty| self.graph.refine(value, ty)) {
+            self.meta.notes.push(e.to_string());
+        }
+    }
+
+    /// Reads the sub-graphs among the attributes. One that cannot be read stays encoded, and is told.
+    fn bodies(&mut self, node: &NodeProto, attrs: &mut Attrs, captured: &[String], around: &[ValueId]) {
+        let types = around.iter().map(|&v| self.graph.ty(v).clone());
+        let around: Vec<(String, Type)> = captured.iter().cloned().zip(types).collect();
+        for (a, file) in node.attribute.iter().filter_map(|a| Some((a, a.g.as_ref()?))) {
+            let Some(Attr::Raw(encoded)) = attrs.get(a.name()) else { continue };
+            let encoded = encoded.clone();
+            let mut meta = Meta::default();
+            let scope = Scope {
+                declared: declared(file),
+                opsets: self.scope.opsets.clone(),
+                depth: self.scope.depth,
+                ..Scope::default()
+            };
+            let reader = Reader { graph: Graph::new(file.name()), meta: &mut meta, cx: self.cx, scope };
+            match reader.read(file, &around) {
+                Ok(graph) => {
+                    let body = Body { graph: Arc::new(graph), captured: captured.len(), encoded };
+                    attrs.set(a.name(), Attr::Graph(body));
+                }
+                Err(e) => {
+                    self.meta.notes.push(format!("{}: its {} cannot be read: {e}", label(node), a.name()))
+                }
+            }
+        }
+    }
+
+    /// What a function does, in the place of a call of it.
+    fn call(&mut self, function: &FunctionProto, node: &NodeProto) -> Result<(), ModelError> {
+        let error = |what: String| ModelError::node(label(node), what);
+        self.cx.functions.count(function, self.scope.depth).map_err(error)?;
+        if node.input.len() > function.input.len() || node.output.len() > function.output.len() {
+            let (ins, outs) = (function.input.len(), function.output.len());
+            let (given, asked) = (node.input.len(), node.output.len());
+            return Err(error(format!(
+                "the function takes {ins} operands and has {outs} results, but is called with {given} for {asked}"
+            )));
+        }
+        let mut inner = Scope {
+            opsets: self.scope.opsets.clone(),
+            depth: self.scope.depth + 1,
+            outer: HashMap::new(),
+            ..Scope::default()
+        };
+        inner
+            .opsets
+            .extend(function.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())));
+        for (i, formal) in function.input.iter().enumerate() {
+            let value = match node.input.get(i).filter(|name| !name.is_empty()) {
+                Some(name) => self.value(name, || label(node))?,
+                None => None,
+            };
+            inner.values.insert(formal.clone(), value);
+        }
+        let results = || function.output.iter().zip(&node.output).filter(|(_, name)| !name.is_empty());
+        inner.outer = results().map(|(formal, name)| (formal.clone(), self.qualified(name))).collect();
+        let call =
+            [node.name(), node.output.iter().find(|n| !n.is_empty()).map_or("", |n| n), node.op_type()];
+        let call = call.into_iter().find(|n| !n.is_empty()).unwrap_or("call");
+        inner.prefix = format!("{}{call}/", self.scope.prefix);
+
+        let leaves = function.input.iter().map(|name| (name.as_str(), "an operand of the function"));
+        let order = order(&function.node, leaves)?;
+        let attributes = functions::bindings(function, node);
+        let outside = std::mem::replace(&mut self.scope, inner);
+        for i in order {
+            self.node(&functions::bound(&function.node[i], &attributes))?;
+        }
+        let inside = std::mem::replace(&mut self.scope, outside);
+        for (formal, name) in results() {
+            let value = inside.values.get(formal).copied().flatten();
+            let value = value
+                .ok_or_else(|| error(format!("the function does not define its result \"{formal}\"")))?;
+            self.define(name, value);
+            self.declare(name, value);
+        }
         Ok(())
     }
 
@@ -327,32 +460,45 @@ fn initializer_names(file: &GraphProto) -> impl Iterator<Item = &str> {
     file.initializer.iter().map(|t| t.name()).chain(sparse)
 }
 
-/// The nodes, each after those whose results it reads, otherwise in the order of the file.
+/// What a graph has beside the results of its nodes, and of which kind it is.
 ///
 /// # Errors
-/// When a value is defined twice or not at all, or when there is a cycle.
-fn order(file: &GraphProto) -> Result<Vec<usize>, ModelError> {
-    let mut sources: HashMap<&str, Source> = HashMap::new();
-    let describe = |source: &Source| match source {
-        Source::Leaf(kind) => kind.to_string(),
-        Source::Node(i) => format!("the result of {}", label(&file.node[*i])),
-    };
+/// When a name is given twice, or an initializer has none.
+fn sources(file: &GraphProto) -> Result<Vec<(&str, &'static str)>, ModelError> {
+    let mut names = HashSet::new();
     for name in initializer_names(file) {
         if name.is_empty() {
             return Err(ModelError::tensor("", "an initializer has no name"));
         }
-        if sources.insert(name, Source::Leaf("an initializer")).is_some() {
+        if !names.insert(name) {
             return Err(ModelError::tensor(name, "it is defined by two initializers"));
         }
     }
     let mut inputs = HashSet::new();
-    for info in &file.input {
-        if !inputs.insert(info.name()) {
-            return Err(ModelError::tensor(info.name(), "it is listed twice among the graph inputs"));
-        }
-        sources.entry(info.name()).or_insert(Source::Leaf("a graph input"));
+    if let Some(twice) = file.input.iter().find(|info| !inputs.insert(info.name())) {
+        return Err(ModelError::tensor(twice.name(), "it is listed twice among the graph inputs"));
     }
-    for (i, node) in file.node.iter().enumerate() {
+    let constants = initializer_names(file).map(|name| (name, "an initializer"));
+    Ok(constants.chain(file.input.iter().map(|info| (info.name(), "a graph input"))).collect())
+}
+
+/// The nodes, each after those whose results it reads, otherwise in the order of the file. `leaves` are defined elsewhere.
+///
+/// # Errors
+/// When a value is defined twice or not at all, or when there is a cycle.
+fn order<'a>(
+    nodes: &'a [NodeProto],
+    leaves: impl Iterator<Item = (&'a str, &'static str)>,
+) -> Result<Vec<usize>, ModelError> {
+    let mut sources: HashMap<&str, Source> = HashMap::new();
+    for (name, kind) in leaves {
+        sources.entry(name).or_insert(Source::Leaf(kind));
+    }
+    let describe = |source: &Source| match source {
+        Source::Leaf(kind) => kind.to_string(),
+        Source::Node(i) => format!("the result of {}", label(&nodes[*i])),
+    };
+    for (i, node) in nodes.iter().enumerate() {
         for name in node.output.iter().filter(|n| !n.is_empty()) {
             if let Some(other) = sources.insert(name, Source::Node(i)) {
                 let what = format!("defines \"{name}\", which is already {}", describe(&other));
@@ -361,9 +507,9 @@ fn order(file: &GraphProto) -> Result<Vec<usize>, ModelError> {
         }
     }
 
-    let mut reads: Vec<Vec<(usize, &str)>> = Vec::with_capacity(file.node.len());
-    let mut readers = vec![Vec::new(); file.node.len()];
-    for (i, node) in file.node.iter().enumerate() {
+    let mut reads: Vec<Vec<(usize, &str)>> = Vec::with_capacity(nodes.len());
+    let mut readers = vec![Vec::new(); nodes.len()];
+    for (i, node) in nodes.iter().enumerate() {
         let captured = subgraph::captured(&node.attribute);
         let mut from = Vec::new();
         for name in node.input.iter().chain(&captured).filter(|n| !n.is_empty()) {
@@ -393,13 +539,13 @@ fn order(file: &GraphProto) -> Result<Vec<usize>, ModelError> {
         }
     }
     match waiting.iter().position(|&n| n > 0) {
-        Some(stuck) => Err(cycle(file, &reads, &waiting, stuck)),
+        Some(stuck) => Err(cycle(nodes, &reads, &waiting, stuck)),
         None => Ok(order),
     }
 }
 
 /// Follows the operands that never become ready until a node comes again.
-fn cycle(file: &GraphProto, reads: &[Vec<(usize, &str)>], waiting: &[usize], start: usize) -> ModelError {
+fn cycle(nodes: &[NodeProto], reads: &[Vec<(usize, &str)>], waiting: &[usize], start: usize) -> ModelError {
     let mut path: Vec<(usize, &str)> = Vec::new();
     let mut at = start;
     let mut seen = HashSet::new();
@@ -411,5 +557,5 @@ fn cycle(file: &GraphProto, reads: &[Vec<(usize, &str)>], waiting: &[usize], sta
     let first = path.iter().position(|(node, _)| *node == at).unwrap_or(0);
     let names: Vec<String> = path[first..].iter().map(|(_, name)| format!("\"{name}\"")).collect();
     let what = format!("depends on its own result: the graph has a cycle through {}", names.join(", "));
-    ModelError::node(label(&file.node[at]), what)
+    ModelError::node(label(&nodes[at]), what)
 }

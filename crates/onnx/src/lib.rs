@@ -11,6 +11,7 @@ mod error;
 mod export;
 mod external;
 mod file;
+mod functions;
 mod history;
 mod import;
 mod meta;

@@ -72,7 +72,8 @@ fn graphs_come_back() {
         assert!(before == after, "{}: {difference:?}", path.display());
 
         // Every node that is not a constant is there as it was, but for its name where that was empty or repeated,
-        // and for omitted operands at the end.
+        // and for omitted operands at the end. Calls of functions are replaced.
+        let calls = !read_model(&path).unwrap().functions.is_empty();
         let nodes = |path: &Path| {
             let mut nodes = read_model(path).unwrap().graph.unwrap().node;
             nodes.retain(|n| n.op_type() != "Constant");
@@ -88,7 +89,7 @@ fn graphs_come_back() {
             // Bytes, because NaN is not equal to itself.
             nodes.iter().map(Message::encode_to_vec).collect::<Vec<_>>()
         };
-        assert!(nodes(&path) == nodes(&copy), "{}: nodes changed", path.display());
+        assert!(calls || nodes(&path) == nodes(&copy), "{}: nodes changed", path.display());
 
         // From then on nothing changes at all.
         let (model, _) = export(&again, &meta_again, opset).unwrap();

@@ -438,10 +438,46 @@ fn what_a_file_says_beside_its_graph_is_kept() {
 #[test]
 fn calls_of_local_functions_are_not_taken_for_ours() {
     let mut m = model(graph(vec![node("Relu", "r", &["x"], &["y"])], vec![], &["y"]), 13);
-    m.functions = vec![FunctionProto { name: Some("Relu".into()), ..FunctionProto::default() }];
+    m.functions = vec![FunctionProto {
+        name: Some("Relu".into()),
+        input: vec!["a".into()],
+        output: vec!["b".into()],
+        node: vec![node("Neg", "inner", &["a"], &["b"])],
+        ..FunctionProto::default()
+    }];
     let (g, meta) = read(&m);
-    assert!(g.node(g.find_node("r").unwrap()).is::<ir::Opaque>().is_some());
-    assert_eq!(export(&g, &meta, None).unwrap().0.opset_import[0].version(), 13);
+    assert_eq!(g.node(g.find_node("r/inner").unwrap()).op().unwrap().name(), "Neg");
+    assert!(!meta.has_functions(), "nobody calls it any more");
+    let written = export(&g, &meta, None).unwrap().0;
+    assert_eq!(written.graph.unwrap().node[0].op_type(), "Neg");
+}
+
+#[test]
+fn functions_that_never_end_are_refused() {
+    let calling = |name: &str, calls: usize| FunctionProto {
+        name: Some(name.into()),
+        domain: Some("local".into()),
+        input: vec!["a".into()],
+        output: vec!["b0".into()],
+        node: (0..calls).map(|i| local("Again", &format!("n{i}"), &["a"], &[&format!("b{i}")])).collect(),
+        ..FunctionProto::default()
+    };
+    let mut m = model(graph(vec![local("Again", "r", &["x"], &["y"])], vec![], &["y"]), 13);
+    for calls in [1, 100] {
+        m.functions = vec![calling("Again", calls)];
+        let message = import(m.clone(), &Ops).unwrap_err().to_string();
+        assert!(
+            message.contains("\"Again\" calls itself") || message.contains("expand to more than"),
+            "{message}"
+        );
+    }
+    m.functions = vec![FunctionProto { output: vec!["c".into()], ..calling("Again", 0) }];
+    let message = import(m, &Ops).unwrap_err().to_string();
+    assert!(message.contains("the function does not define its result \"c\""), "{message}");
+}
+
+fn local(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto { domain: Some("local".into()), ..node(op_type, name, inputs, outputs) }
 }
 
 #[test]

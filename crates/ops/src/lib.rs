@@ -76,6 +76,7 @@ mod hard_sigmoid;
 mod hard_swish;
 mod hardmax;
 mod identity;
+mod if_op;
 mod instance_normalization;
 mod is_inf;
 mod is_nan;
@@ -85,6 +86,7 @@ mod less;
 mod less_or_equal;
 mod log;
 mod log_softmax;
+mod loop_op;
 mod lp_normalization;
 mod lrn;
 mod lstm;
@@ -144,6 +146,7 @@ mod reverse_sequence;
 mod rms_normalization;
 mod rnn;
 mod round;
+mod scan;
 mod scatter;
 mod scatter_elements;
 mod scatter_nd;
@@ -265,6 +268,7 @@ pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
 pub use hardmax::Hardmax;
 pub use identity::Identity;
+pub use if_op::If;
 pub use instance_normalization::{InstanceNormalization, InstanceNormalizationGrad};
 pub use is_inf::IsInf;
 pub use is_nan::IsNaN;
@@ -274,6 +278,7 @@ pub use less::Less;
 pub use less_or_equal::LessOrEqual;
 pub use log::Log;
 pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
+pub use loop_op::Loop;
 pub use lp_normalization::LpNormalization;
 pub use lrn::LRN;
 pub use lstm::LSTM;
@@ -332,6 +337,7 @@ pub use reverse_sequence::ReverseSequence;
 pub use rms_normalization::RMSNormalization;
 pub use rnn::RNN;
 pub use round::Round;
+pub use scan::{Scan, Sequence};
 pub use scatter::Join;
 pub use scatter_elements::ScatterElements;
 pub use scatter_nd::ScatterND;
@@ -444,6 +450,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "HardSwish", hard_swish::parse),
     ("", "Hardmax", hardmax::parse),
     ("", "Identity", identity::parse),
+    ("", "If", if_op::parse),
     ("", "InstanceNormalization", instance_normalization::parse),
     ("", "IsInf", is_inf::parse),
     ("", "IsNaN", is_nan::parse),
@@ -455,6 +462,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "LessOrEqual", less_or_equal::parse),
     ("", "Log", log::parse),
     ("", "LogSoftmax", log_softmax::parse),
+    ("", "Loop", loop_op::parse),
     ("", "LpNormalization", lp_normalization::parse),
     ("", "MatMul", mat_mul::parse),
     ("", "MatMulInteger", mat_mul_integer::parse),
@@ -496,6 +504,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Resize", resize::parse),
     ("", "ReverseSequence", reverse_sequence::parse),
     ("", "Round", round::parse),
+    ("", "Scan", scan::parse),
     ("", "Scatter", scatter_elements::parse),
     ("", "ScatterElements", scatter_elements::parse),
     ("", "ScatterND", scatter_nd::parse),

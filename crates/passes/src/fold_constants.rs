@@ -8,11 +8,11 @@
 //! tail = {8}
 //! ```
 //!
-//! Dequantized constants stay: they are weights in their quantized form, not work to be saved.
+//! Where only some sizes are known, those alone are taken of a shape. Dequantized constants stay: they are weights in their quantized form, not work to be saved.
 
 use crate::pass::{Pass, Report, operations};
-use ir::{Graph, GraphError, ValueId};
-use ops::{DequantizeLinear, FakeQuant};
+use ir::{Dim, Graph, GraphError, NodeId, Type, ValueId};
+use ops::{DequantizeLinear, FakeQuant, Gather, Shape, Slice};
 use tensor::Tensor;
 
 /// Results above this size are not stored, so that folding an `Expand` cannot blow up the file.
@@ -37,7 +37,8 @@ impl Pass for FoldConstants {
                 continue;
             }
             // A constant shape is one even when the tensor is not.
-            let folded = graph.known(id).or_else(|| evaluate_node(graph, id.into()));
+            let known = graph.known(id).or_else(|| known_sizes(graph, id));
+            let folded = known.or_else(|| evaluate_node(graph, id.into()));
             if let Some(value) = folded {
                 let label = graph.node(id).label();
                 let name = graph.value(id.into()).name.clone();
@@ -50,6 +51,26 @@ impl Pass for FoldConstants {
         // Shapes behind the folded values are better known now.
         graph.infer()
     }
+}
+
+/// What a `Gather` or `Slice` takes of a shape, where it takes known sizes alone: those two move values, so it does if the
+/// result is the same for two values of the sizes that are not known.
+fn known_sizes(graph: &Graph, id: NodeId) -> Option<Tensor> {
+    let node = graph.node(id);
+    let op = node.op().filter(|_| node.is::<Gather>().is_some() || node.is::<Slice>().is_some())?;
+    let shape = node.ins.first().copied()??;
+    let of = graph.producer::<Shape>(shape)?;
+    let x = graph.ty(graph.node(shape.node).ins.first().copied()??);
+    let taken = |unknown: usize| {
+        let sizes = x.shape.as_ref()?.iter().map(|d| d.fixed().unwrap_or(unknown));
+        let sizes = of.value(&Type { shape: Some(sizes.map(Dim::Fixed).collect()), ..*x })?;
+        let rest = node.ins[1..].iter().map(|v| v.map(|v| graph.constant(v)));
+        let rest = rest.map(|t| t.map_or(Some(None), |t| t.map(Some)));
+        let ins = std::iter::once(Some(Some(&sizes))).chain(rest).collect::<Option<Vec<_>>>()?;
+        ir::eval(op, &ins, 1).ok()?.into_iter().next()
+    };
+    let (one, other) = (taken(2)?, taken(3)?);
+    (one == other).then_some(one)
 }
 
 /// The result of an operation whose operands are all constant; `None` when they are not, or it cannot be computed.

@@ -18,6 +18,7 @@ mod fuse_hard_swish;
 mod fuse_matmul_add;
 mod fuse_qdq;
 mod hooks;
+mod inline_branches;
 mod insert_fake_quant;
 mod learn_scales;
 mod lower_activations;
@@ -36,6 +37,7 @@ mod softmax_axis;
 mod tensor_override;
 mod thaw;
 mod train_on_codes;
+mod unroll_loops;
 mod widen_halves;
 
 pub use config::{
@@ -58,11 +60,12 @@ pub use fuse_hard_swish::FuseHardSwish;
 pub use fuse_matmul_add::FuseMatMulAdd;
 pub use fuse_qdq::FuseQdq;
 pub use hooks::{Hooks, Preprocess, Quantize, Site};
+pub use inline_branches::InlineBranches;
 pub use insert_fake_quant::InsertFakeQuant;
 pub use learn_scales::{LSQ_GROUP, LearnScales};
 pub use lower_activations::LowerActivations;
 pub use mean_to_pool::MeanToPool;
-pub use normalize::{Normalize, normalize};
+pub use normalize::{Normalize, normalize, unroll};
 pub use observe_outputs::{OUT_SCALE, ObserveOutputs};
 pub use pact::{InsertPreprocess, PACT_GROUP, Pact};
 pub use paddle_gradients::stand_ins;
@@ -76,6 +79,7 @@ pub use softmax_axis::SoftmaxAxis;
 pub use tensor_override::{TensorOverride, onnx_runtime_overrides};
 pub use thaw::Thaw;
 pub use train_on_codes::TrainOnCodes;
+pub use unroll_loops::UnrollLoops;
 pub use widen_halves::WidenHalves;
 
 use ir::{Graph, GraphError};

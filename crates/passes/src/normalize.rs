@@ -1,8 +1,8 @@
 //! The passes that bring a graph from a file into the form from which quantization starts.
 
 use crate::{
-    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd, MeanToPool,
-    Pipeline, RemoveIdentity, Report, SoftmaxAxis, WidenHalves,
+    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd,
+    InlineBranches, MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, UnrollLoops, WidenHalves,
 };
 use ir::{Graph, GraphError};
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ impl Normalize {
     /// 0. `widen-halves`: a model in 16-bit floats computes in 32 bits.
     /// 1. `fold-constants`: shapes, axes and weights that are computed become constants, for which all others look. Before
     ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
-    ///    their own: training moves them apart.
+    ///    their own: training moves them apart. `inline-branches` behind it takes the branches that are decided with that.
     /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
     /// 3. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
     ///    others, and old forms in new ones.
@@ -31,6 +31,7 @@ impl Normalize {
         let pipeline = Pipeline::new()
             .then(WidenHalves)
             .then(FoldConstants)
+            .then(InlineBranches)
             .then(RemoveIdentity)
             .then(EvalBatchNorm)
             .then(SoftmaxAxis)
@@ -41,6 +42,15 @@ impl Normalize {
             .then(FoldBias);
         if self.fold_batch_norm { pipeline.then(FoldBatchNorm).then(FoldBias) } else { pipeline }
     }
+}
+
+/// Brings a graph into the form that has gradients: loops of a known, small number of rounds become the rounds themselves.
+/// For training, before [`normalize`].
+///
+/// # Errors
+/// As [`normalize`].
+pub fn unroll(graph: &mut Graph) -> Result<Report, GraphError> {
+    Pipeline::new().then(FoldConstants).then(InlineBranches).then(UnrollLoops).run(graph)
 }
 
 /// Brings a graph into the form from which quantization starts: see [`Normalize::pipeline`]. Results stay the same.

@@ -1,0 +1,149 @@
+//! `Loop` (ONNX 1 to 25): a sub-graph, again and again.
+
+use crate::Concat;
+use crate::shapes::untouched;
+use ir::{Attr, Attrs, Body, Dim, Infer, Op, Parse, Parsed, Type};
+use tensor::{DType, Tensor};
+
+/// More rounds than this are taken for a loop that never ends.
+const ROUNDS: i64 = 1 << 20;
+
+/// `Loop(trip count?, cond?, carried..., captured...)`: runs the body, which takes `(round, cond, carried...)` and gives
+/// `(cond, carried..., scanned...)`, as often as `trip count` (an i64) says and while `cond` holds. The results are the
+/// carried values of the last round, and the scanned ones of all rounds stacked along a new first axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loop {
+    /// What runs in each round.
+    pub body: Body,
+}
+
+/// Reads the operator, where its sub-graph could be read.
+pub fn parse(cx: &Parse) -> Result<Parsed, String> {
+    let Some(body) = cx.attrs.body("body").filter(|b| b.formals() >= 2).cloned() else {
+        return Ok(untouched("Loop", cx));
+    };
+    let (carried, results) = (body.formals() - 2, body.graph.outputs().len());
+    let given = cx.ins.saturating_sub(2);
+    if given != carried {
+        return Err(format!("the body carries {carried} values, but {given} are given to begin with"));
+    }
+    if results < 1 + carried || cx.outs > results - 1 {
+        let outs = cx.outs;
+        return Err(format!(
+            "the body should have a condition, {carried} carried values, and results for {outs} in all, but has {results}"
+        ));
+    }
+    Ok(Loop { body }.into())
+}
+
+impl Loop {
+    fn carried(&self) -> usize {
+        self.body.formals() - 2
+    }
+
+    /// Types of the body's results once every round is possible.
+    fn types(&self, mut carried: Vec<Type>, captured: &[Type]) -> Result<Vec<Type>, String> {
+        // Each round forgets at least one size of what changes, so this ends.
+        loop {
+            let head = [Type::new(DType::I64, [0usize; 0]), Type::of(DType::Bool)];
+            let operands: Vec<Type> =
+                head.into_iter().chain(carried.iter().cloned()).chain(captured.iter().cloned()).collect();
+            let results = self.body.infer(&operands)?;
+            let next: Vec<Type> = carried.iter().zip(&results[1..]).map(|(a, b)| a.common(b)).collect();
+            if next == carried {
+                return Ok(results);
+            }
+            carried = next;
+        }
+    }
+
+    /// Runs the body. `begin` says how often at most, whether at all, and with which values.
+    fn run(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
+        let first = |i: usize| ins.get(i).copied().flatten().and_then(|t| t.to_i64().first().copied());
+        let (trips, mut cond) = (first(0), first(1).unwrap_or(1) != 0);
+        let values: Vec<Tensor> = ins.iter().skip(2).flatten().map(|&t| t.clone()).collect();
+        if values.len() != self.carried() + self.body.captured {
+            return Err("a value with which the loop begins is missing".into());
+        }
+        let (carried, captured) = values.split_at(self.carried());
+        let mut carried = carried.to_vec();
+        let scanned = self.body.graph.outputs().len() - 1 - carried.len();
+        let mut stacks: Vec<Vec<Tensor>> = vec![Vec::new(); scanned];
+        let mut round = 0;
+        while cond && trips.is_none_or(|n| round < n) {
+            if round >= ROUNDS {
+                return Err(format!("the loop did not end within {ROUNDS} rounds"));
+            }
+            let head = [Tensor::scalar(round), Tensor::bools(&[], &[cond])];
+            let mut results =
+                self.body.run(head.into_iter().chain(carried).chain(captured.iter().cloned()))?;
+            cond = results[0].to_i64().first().is_some_and(|&c| c != 0);
+            stacks.iter_mut().zip(results.split_off(1 + self.carried())).for_each(|(all, one)| all.push(one));
+            carried = results.split_off(1);
+            round += 1;
+        }
+        let types = |values: &[Tensor]| -> Vec<Type> {
+            values.iter().map(|t| Type::new(t.dtype(), t.shape().iter().copied())).collect()
+        };
+        let known = self.types(types(&carried), &types(captured))?;
+        let results = stacks.iter().zip(&known[1 + self.carried()..]).map(|(all, ty)| stacked(all, 0, ty));
+        carried.extend(results.collect::<Result<Vec<_>, _>>()?);
+        Ok(carried)
+    }
+}
+
+/// Values of all rounds along a new axis; none at all where there was no round.
+pub(crate) fn stacked(all: &[Tensor], axis: i64, ty: &Type) -> Result<Tensor, String> {
+    let Some(first) = all.first() else {
+        let (Some(dtype), Some(shape)) = (ty.dtype, &ty.shape) else {
+            return Err(format!("no round ran, and of what it would stack only {ty} is known"));
+        };
+        let mut sizes: Vec<usize> = shape.iter().map(|d| d.fixed().unwrap_or(0)).collect();
+        let at = crate::shapes::axis(axis, sizes.len() + 1)?;
+        sizes.insert(at, 0);
+        return Ok(Tensor::zeros(dtype, &sizes));
+    };
+    let at = crate::shapes::axis(axis, first.shape().len() + 1)?;
+    let thick = |t: &Tensor| {
+        let mut sizes = t.shape().to_vec();
+        sizes.insert(at, 1);
+        t.reshape(&sizes).map_err(|e| e.to_string())
+    };
+    let thick = all.iter().map(thick).collect::<Result<Vec<_>, _>>()?;
+    let ins: Vec<Option<&Tensor>> = thick.iter().map(Some).collect();
+    let joined = ir::eval(&Concat { axis: at as i64 }, &ins, 1).map_err(|e| e.0)?;
+    joined.into_iter().next().ok_or_else(|| "nothing was stacked".to_string())
+}
+
+impl Op for Loop {
+    fn name(&self) -> &str {
+        "Loop"
+    }
+
+    fn attrs(&self) -> Attrs {
+        Attrs::new().with("body", Attr::Graph(self.body.clone()))
+    }
+
+    fn captured(&self) -> usize {
+        self.body.captured
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let values = (2..cx.len()).map(|i| cx.ty(i).cloned()).collect::<Result<Vec<_>, _>>()?;
+        if values.len() != self.carried() + self.body.captured {
+            return Err("a value with which the loop begins is missing".into());
+        }
+        let (carried, captured) = values.split_at(self.carried());
+        let results = self.types(carried.to_vec(), captured)?;
+        let kept = carried.iter().zip(&results[1..]).map(|(a, b)| a.common(b));
+        let scanned = results[1 + carried.len()..].iter().map(|ty| Type {
+            shape: ty.shape.as_ref().map(|s| [Dim::Unknown].into_iter().chain(s.iter().cloned()).collect()),
+            ..*ty
+        });
+        Ok(kept.chain(scanned).collect())
+    }
+
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+        Some(self.run(ins))
+    }
+}

@@ -1,0 +1,80 @@
+//! `inline-branches`: the branch of an `If` whose condition is constant, in the place of the node.
+//!
+//! ```text
+//! y = If <then_branch=then () => (a) { a = Relu (x) },
+//!         else_branch=else () => (b) { b = Neg (x) }> (true, x)
+//! ->
+//! y = Relu (x)
+//! ```
+//!
+//! Exporters write an `If` where a program looks at a shape: once shapes are known, so is the branch. Conditions inside of
+//! a branch may become constant with it, so constants are folded again behind it.
+
+use crate::FoldConstants;
+use crate::pass::{Pass, Report, operations};
+use ir::{Graph, GraphError, NodeId, ValueId};
+use ops::If;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InlineBranches;
+
+impl Pass for InlineBranches {
+    fn name(&self) -> &'static str {
+        "inline-branches"
+    }
+
+    fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        loop {
+            let mut inlined = false;
+            for id in operations(graph)? {
+                let Some((branch, taken)) = known_branch(graph, id) else { continue };
+                let label = graph.node(id).label();
+                let operands: Vec<ValueId> = graph.node(id).ins.iter().skip(1).flatten().copied().collect();
+                replace_by(graph, id, |graph, name, origin| {
+                    graph.splice(&branch, &operands, name, origin, &mut HashMap::new())
+                })?;
+                report.done(self.name(), label, format!("its condition is always {taken}"));
+                inlined = true;
+            }
+            if !inlined {
+                return Ok(());
+            }
+            graph.sweep();
+            graph.infer()?;
+            FoldConstants.run(graph, report)?;
+        }
+    }
+}
+
+/// The branch that an `If` takes, where that is known.
+fn known_branch(graph: &Graph, id: NodeId) -> Option<(Arc<Graph>, bool)> {
+    let op = graph.node(id).is::<If>()?;
+    let cond = graph.constant(graph.node(id).ins.first().copied()??)?;
+    let taken = op.branch(cond).ok()?;
+    Some((taken.graph.clone(), cond.to_i64() == [1]))
+}
+
+/// Puts the values that `make` adds, under names that begin with that of the node, in the place of the node's results.
+pub(crate) fn replace_by(
+    graph: &mut Graph,
+    id: NodeId,
+    make: impl FnOnce(&mut Graph, &str, &str) -> Result<Vec<ValueId>, GraphError>,
+) -> Result<(), GraphError> {
+    let (name, origin) = (graph.node(id).name.clone(), graph.node(id).origin.clone());
+    let then = graph.now();
+    let results = make(graph, &name, &origin)?;
+    // What was made here takes over the name of the result; what comes from around keeps its own.
+    let made: HashSet<NodeId> = graph.born_since(then).into_iter().collect();
+    let mut named = HashSet::new();
+    for (out, new) in results.into_iter().enumerate().take(graph.node(id).outs.len()) {
+        let old = ValueId { node: id, out: out as u16 };
+        if made.contains(&new.node) && graph.node(new.node).op().is_some() && named.insert(new) {
+            graph.swap_names(old, new);
+        }
+        graph.replace(old, new)?;
+    }
+    Ok(())
+}
