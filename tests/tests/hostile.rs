@@ -115,3 +115,38 @@ fn batch_norm_with_parameters_that_disagree() {
     *beta = onnx::from_tensor("beta", &tensor::Tensor::new(&[1], vec![1f32]));
     assert!(hostile::load(&model.encode_to_vec()).is_none());
 }
+
+/// A list of sizes or axes so long that even a shape of unknown sizes would fill the memory.
+#[test]
+fn lists_of_sizes_that_are_longer_than_any_rank() {
+    for operation in
+        ["Expand (x, list)", "Reshape (x, list)", "Unsqueeze (x, list)", "ConstantOfShape (list)"]
+    {
+        let text =
+            format!("net (float[2,3] x, int64[1099511627776] list) => (float[] y) {{ y = {operation} }}");
+        let refused = ir::text::parse(&text, &Ops).unwrap_err().to_string();
+        assert!(refused.contains("longer than the 64 of any tensor"), "{operation}: {refused}");
+    }
+}
+
+/// A scale per channel, for each of the 2^31 channels of a weight that takes no room in the file.
+#[test]
+fn weights_of_many_channels_without_elements() {
+    let bytes = file(
+        "net (float[N,0] x) => (float[N,2147483647] y)
+         <float[0,2147483647] w = {}>
+         { y = MatMul (x, w) }",
+    );
+    within(&bytes, hostile::compile);
+}
+
+#[test]
+fn codes_that_no_type_has() {
+    for low in ["-2147483648", "255", "-32769"] {
+        let text = format!(
+            "net (float[4] state) => (float[] scale) {{ scale, zero_point = qat.ActivationScale <low={low}> (state) }}"
+        );
+        let refused = ir::text::parse(&text, &Ops).unwrap_err().to_string();
+        assert!(refused.contains("at most 16 bits"), "{low}: {refused}");
+    }
+}

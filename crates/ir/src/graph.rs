@@ -480,7 +480,12 @@ impl Graph {
     fn infer_op(&self, op: &dyn Op, ins: &[Option<ValueId>], outs: usize) -> Result<Vec<Type>, String> {
         let args: SmallVec<[Option<Arg>; 4]> =
             ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
-        let absurd = |ty: &Type| format!("a tensor {ty} has more elements than any memory holds");
+        let absurd = |ty: &Type| match ty.rank() {
+            Some(rank) if rank > Type::MAX_RANK => {
+                format!("a tensor of {rank} dimensions has more than {}", Type::MAX_RANK)
+            }
+            _ => format!("a tensor {ty} has more elements than any memory holds"),
+        };
         if let Some(arg) = args.iter().flatten().find(|a| !a.ty.is_countable()) {
             return Err(absurd(arg.ty));
         }

@@ -61,6 +61,9 @@ pub struct Type {
 }
 
 impl Type {
+    /// The most dimensions that a tensor may have here; ONNX sets no limit, numpy has the same.
+    pub const MAX_RANK: usize = 64;
+
     /// Known element type and dimensions.
     pub fn new(dtype: DType, shape: impl IntoIterator<Item = impl Into<Dim>>) -> Type {
         Type { dtype: Some(dtype), shape: Some(shape.into_iter().map(Into::into).collect()) }
@@ -86,9 +89,12 @@ impl Type {
         self.shape.as_ref().map(Vec::len)
     }
 
-    /// Whether the known sizes describe a tensor that could exist: at most 2^48 elements, so that products of sizes, and of
-    /// sizes and element widths, never overflow. Sizes of 0 do not excuse the others.
+    /// Whether the known sizes describe a tensor that could exist: at most [`Type::MAX_RANK`] dimensions, and 2^48 elements, so
+    /// that products of sizes, and of sizes and element widths, never overflow. Sizes of 0 do not excuse the others.
     pub fn is_countable(&self) -> bool {
+        if self.rank() > Some(Type::MAX_RANK) {
+            return false;
+        }
         let fixed = self.shape.iter().flatten().filter_map(Dim::fixed);
         fixed.map(|n| n.max(1)).try_fold(1usize, usize::checked_mul).is_some_and(|n| n <= 1 << 48)
     }

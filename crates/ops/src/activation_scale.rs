@@ -1,6 +1,7 @@
 //! `qat.ActivationScale`: scale and zero point of an activation from the state of its observer.
 
 use crate::observe::{attrs as statistic_attrs, check_state, statistic};
+use crate::shapes::single;
 use ir::{Attr, Attrs, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::quant::Grid;
 use observe::{Range, Statistic, scale};
@@ -43,13 +44,7 @@ impl ActivationScale {
         let scheme = SCHEMES.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
         let scheme =
             scheme.ok_or_else(|| format!("attribute scheme is \"{name}\", which names no scheme"))?;
-        let code = |name, default| -> Result<i32, String> {
-            i32::try_from(attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
-        };
-        let grid = Grid { low: code("low", 0)?, high: code("high", 255)? };
-        if grid.low >= grid.high {
-            return Err(format!("codes {}..{} are empty", grid.low, grid.high));
-        }
+        let grid = crate::fake_quant::grid(attrs)?;
         Ok(ActivationScale { statistic: statistic(attrs)?, scheme, grid })
     }
 
@@ -90,6 +85,7 @@ impl Op for ActivationScale {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         check_state(cx, 0, self.statistic)?;
+        single(cx, 1, "threshold")?;
         Ok(vec![Type::new(DType::F32, [0usize; 0]), Type::new(DType::I32, [0usize; 0])])
     }
 

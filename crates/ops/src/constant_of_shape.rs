@@ -1,6 +1,6 @@
 //! `ConstantOfShape` (ONNX 9, 20, 21): a tensor of one value.
 
-use crate::shapes::{by_width, integers};
+use crate::shapes::{by_width, integers, listed};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use tensor::Tensor;
 
@@ -49,7 +49,7 @@ impl Op for ConstantOfShape {
                 count.ok_or_else(|| format!("shape {list:?} is too large"))?;
                 Some(sizes.into_iter().map(Dim::Fixed).collect())
             }
-            None => rank.map(crate::shapes::unknown),
+            None => rank.map(listed).transpose()?,
         };
         Ok(vec![Type { dtype: Some(self.value.dtype()), shape }])
     }

@@ -1,5 +1,6 @@
 //! `qat.Decode`: the values of 8-bit codes whose scale and zero point a training step computes.
 
+use crate::shapes::single;
 use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::quant::{Axis, Grid, Quantizer, Scales, dequantize_u8};
 use tensor::DType;
@@ -14,11 +15,14 @@ pub fn parse(_: &Parse) -> Result<Parsed, String> {
     Ok(Decode.into())
 }
 
-/// The type of the values of operand `i`, which is uint8 where its scale, operand `scale`, is given, and f32 otherwise.
+/// The type of the values of operand `i`, which is uint8 where its scale, operand `scale`, is given, and f32 otherwise. The
+/// zero point follows the scale.
 pub(crate) fn values(cx: &Infer, i: usize, scale: usize) -> Result<Type, String> {
     if !cx.has(scale) {
         return cx.float(i).cloned();
     }
+    single(cx, scale, "scale")?;
+    single(cx, scale + 1, "zero point")?;
     let codes = cx.ty(i)?;
     match codes.dtype {
         None | Some(DType::U8) => Ok(Type { dtype: Some(DType::F32), shape: codes.shape.clone() }),

@@ -5,6 +5,7 @@
 use crate::activation_scale::ActivationScale;
 use crate::batch_normalization::{channels, check_parameters, shape};
 use crate::decode::values;
+use crate::shapes::single;
 use crate::{pact, unary};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::batch_norm::{self, Shape, Statistics};
@@ -180,6 +181,7 @@ impl Op for Epilogue {
             let statistic = Type { dtype: x.dtype, shape: Some(vec![channels]) };
             results.extend(vec![cx.ty(MEAN)?.refined(&statistic); 4]);
         }
+        single(cx, THRESHOLD, "threshold")?;
         if let Some(quantizer) = self.quantizer {
             crate::observe::check_state(cx, STATE, quantizer.scale.statistic)?;
             results.push(cx.ty(STATE)?.clone());
@@ -337,6 +339,9 @@ impl Op for EpilogueGrad {
         if !dy.agrees(x) {
             return Err(format!("the gradient {dy} should have the type of the data {x}"));
         }
+        [(7, "threshold"), (8, "scale"), (9, "zero point")]
+            .iter()
+            .try_for_each(|&(i, what)| single(cx, i, what))?;
         let of_channels =
             if self.0.norm.is_some() { cx.ty(3)?.clone() } else { Type::new(DType::F32, [0usize]) };
         Ok(vec![x.clone(), of_channels.clone(), of_channels, Type::new(DType::F32, [1usize])])

@@ -1,6 +1,6 @@
 //! `Expand` (ONNX 8, 13): repeats a tensor to the shape that it and a given shape broadcast to.
 
-use crate::shapes::{broadcast, by_width, integers, sum_to};
+use crate::shapes::{broadcast, by_width, integers, listed, sum_to};
 use ir::{Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::broadcast::Broadcast;
 
@@ -31,7 +31,7 @@ impl Op for Expand {
             }
             None => {
                 let rank = target.dims().and_then(|d| d.first().copied());
-                x.rank().zip(rank).map(|(a, b)| crate::shapes::unknown(a.max(b)))
+                x.rank().zip(rank).map(|(a, b)| listed(a.max(b))).transpose()?
             }
         };
         Ok(vec![Type { dtype: x.dtype, shape }])

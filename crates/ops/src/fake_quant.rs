@@ -46,19 +46,23 @@ pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
     Ok(FakeQuantGrad(FakeQuant::from_attrs(cx.attrs)?).into())
 }
 
+/// The codes from `low` to `high`, of 16 bits at most; those of uint8 where nothing is said.
+pub(crate) fn grid(attrs: &Attrs) -> Result<Grid, String> {
+    let (low, high) = (attrs.int("low", 0)?, attrs.int("high", 255)?);
+    let code = |n| i32::try_from(n).ok().filter(|n| (i16::MIN.into()..=u16::MAX.into()).contains(n));
+    match (code(low), code(high)) {
+        (Some(low), Some(high)) if low < high => Ok(Grid { low, high }),
+        _ => Err(format!("codes should go up and have at most 16 bits, but are {low} to {high}")),
+    }
+}
+
 impl FakeQuant {
     pub(crate) fn from_attrs(attrs: &Attrs) -> Result<FakeQuant, String> {
         let rule = attrs.str("rule", "onnx")?;
         let known = RULES.iter().find(|(name, _)| *name == rule);
         let (_, rule) = known
             .ok_or_else(|| format!("attribute rule is \"{rule}\"; known are onnx, paddle, paddle-even"))?;
-        let code = |name, default| -> Result<i32, String> {
-            i32::try_from(attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
-        };
-        let grid = Grid { low: code("low", 0)?, high: code("high", 255)? };
-        if grid.low >= grid.high {
-            return Err(format!("codes {}..{} are empty", grid.low, grid.high));
-        }
+        let grid = grid(attrs)?;
         let axis = match attrs.int("axis", -1)? {
             -1 => None,
             axis => Some(usize::try_from(axis).map_err(|_| format!("attribute axis is {axis}"))?),

@@ -1,5 +1,6 @@
 //! `qat.Pact`: clips at a learned threshold (Choi et al. 2018, arXiv 1805.06085; PaddleSlim's `pact`).
 
+use crate::shapes::single;
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::quant::{self, Pact as Form};
 use std::sync::Arc;
@@ -38,13 +39,8 @@ pub(crate) fn attrs(form: Form) -> Attrs {
 }
 
 fn check(cx: &Infer, threshold: usize) -> Result<(), String> {
-    let ty = cx.float(threshold)?;
-    match ty.dims() {
-        Some(d) if d.iter().product::<usize>() != 1 => {
-            Err(format!("the threshold should be one number, but is {ty}"))
-        }
-        _ => Ok(()),
-    }
+    cx.float(threshold)?;
+    single(cx, threshold, "threshold")
 }
 
 impl Op for Pact {

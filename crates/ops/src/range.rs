@@ -1,5 +1,6 @@
 //! `Range` (ONNX 11): an arithmetic sequence.
 
+use crate::shapes::single;
 use ir::{Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use tensor::{DType, Tensor};
 
@@ -40,6 +41,7 @@ impl Op for Range {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let dtype = cx.ty(0)?.dtype;
+        ["start", "limit", "delta"].iter().enumerate().try_for_each(|(i, what)| single(cx, i, what))?;
         let (limit, delta) = (cx.ty(1)?, cx.ty(2)?);
         if [limit, delta].iter().any(|t| t.dtype.zip(dtype).is_some_and(|(a, b)| a != b)) {
             return Err(format!("a range from {} to {limit} in steps of {delta} mixes types", cx.ty(0)?));

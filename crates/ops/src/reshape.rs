@@ -101,7 +101,9 @@ impl Op for Reshape {
                     .map(|&n| usize::try_from(n).ok().filter(|n| *n > 0).map_or(Dim::Unknown, Dim::Fixed))
                     .collect(),
             ),
-            (None, _, Some(rank)) => rank.first().and_then(Dim::fixed).map(crate::shapes::unknown),
+            (None, _, Some(rank)) => {
+                rank.first().and_then(Dim::fixed).map(crate::shapes::listed).transpose()?
+            }
             _ => None,
         };
         Ok(vec![Type { dtype: x.dtype, shape }])

@@ -26,6 +26,28 @@ pub(crate) fn unknown(rank: usize) -> Vec<Dim> {
     vec![Dim::Unknown; rank]
 }
 
+/// [`unknown`], with the rank of a tensor whose sizes, or axes, an operand of so many elements lists.
+pub(crate) fn listed(elements: usize) -> Result<Vec<Dim>, String> {
+    match elements {
+        0..=Type::MAX_RANK => Ok(unknown(elements)),
+        _ => Err(format!(
+            "a list of {elements} sizes or axes is longer than the {} of any tensor",
+            Type::MAX_RANK
+        )),
+    }
+}
+
+/// Checks that an operand, where it is given, is a single number.
+pub(crate) fn single(cx: &Infer, i: usize, what: &str) -> Result<(), String> {
+    let ty = if cx.has(i) { cx.ty(i)? } else { return Ok(()) };
+    match ty.dims() {
+        Some(dims) if dims.iter().product::<usize>() != 1 => {
+            Err(format!("the {what} should be one number, but is {ty}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks that the scale (or zero point) of a quantizer is a scalar, or has one element per channel of `axis`.
 pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &str) -> Result<(), String> {
     let Some(dims) = scale.dims() else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! `Unsqueeze` (ONNX 1, 11, 13, 21): inserts axes of size 1. Before opset 13 the axes were an attribute.
 
 use crate::reshape::{reshape_as, view};
-use crate::shapes::{axes, integers, list};
+use crate::shapes::{axes, integers, list, listed};
 use ir::{Dim, Infer, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 
 /// `Unsqueeze(x, axes)`: `axes` i64, positions in the result.
@@ -32,7 +32,7 @@ impl Op for Unsqueeze {
             }
             (Some(dims), None) => {
                 let count = cx.ty(1)?.dims().map(|d| d.iter().product::<usize>());
-                count.map(|n| crate::shapes::unknown(dims.len() + n))
+                count.map(|n| listed(dims.len().saturating_add(n))).transpose()?
             }
             _ => None,
         };

@@ -14,14 +14,7 @@ pub struct ZeroPoint {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let code = |name, default| -> Result<i32, String> {
-        i32::try_from(cx.attrs.int(name, default)?).map_err(|_| format!("attribute {name} is no code"))
-    };
-    let grid = Grid { low: code("low", 0)?, high: code("high", 255)? };
-    if grid.low >= grid.high {
-        return Err(format!("codes {}..{} are empty", grid.low, grid.high));
-    }
-    Ok(ZeroPoint { grid }.into())
+    Ok(ZeroPoint { grid: crate::fake_quant::grid(cx.attrs)? }.into())
 }
 
 impl Op for ZeroPoint {

@@ -23,7 +23,7 @@ use crate::quantizer::Inserter;
 use crate::selection::Selection;
 use crate::tensor_override;
 use ir::{Graph, GraphError, Kind, NodeId, QuantRole, ValueId};
-use tensor::DType;
+use tensor::{DType, Tensor};
 
 /// See the module.
 #[derive(Clone, Default)]
@@ -110,6 +110,9 @@ impl InsertFakeQuant {
             if ty.dtype.is_some_and(|d| d != DType::F32) {
                 return Err(format!("\"{}\" is {ty}, not float", graph.value(v).name));
             }
+        }
+        if graph.tensor(w).is_some_and(Tensor::is_empty) {
+            return Err("its weight has no elements".into());
         }
         if op_type == "MatMul" && graph.ty(w).rank() != Some(2) {
             return Err(format!("its weight is {}, not a matrix", graph.ty(w)));
