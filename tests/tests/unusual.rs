@@ -92,15 +92,20 @@ impl Quantized {
     }
 }
 
-/// Writes the file, calibrates on drawn samples of this shape, quantizes, saves and loads again.
+/// [`through_on`] drawn samples of this shape.
 fn through(file: &ModelProto, sample: &[usize]) -> Quantized {
+    let shape: Vec<usize> = [32].iter().chain(sample).copied().collect();
+    through_on(file, &draw(&shape, 99))
+}
+
+/// Writes the file, calibrates on samples, quantizes, saves and loads again.
+fn through_on(file: &ModelProto, samples: &Tensor) -> Quantized {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("float.onnx");
     onnx::write_model(file, &path, onnx::Weights::Auto).unwrap();
     let model = Model::load(&path).unwrap();
-    let shape: Vec<usize> = [32].iter().chain(sample).copied().collect();
     let npy = folder.path().join("x.npy");
-    onnx_qat::data::npy::write(&npy, &draw(&shape, 99)).unwrap();
+    onnx_qat::data::npy::write(&npy, samples).unwrap();
     let source = Source::parse(&npy.display().to_string(), DataRole::Train).unwrap();
     let data = model.open_data(&source, &Preprocess::default()).unwrap();
     let mut run = Run::from_toml("model = ''\noutput = ''").unwrap();
@@ -172,6 +177,24 @@ fn half_precision_weights() {
     let ty = |v: ir::ValueId| model.graph.ty(v).dtype;
     let (input, output) = (model.graph.inputs()[0], model.graph.outputs()[0].value);
     assert_eq!([ty(input.into()), ty(output)], [Some(DType::F16); 2]);
+    let done = through(&file, &[16]);
+    assert!(done.int8_weights() == 1 && done.sqnr[0] > 30.0, "{:?}", done.sqnr);
+}
+
+/// Data holds integers of 64 bits; a model that takes bytes gets bytes.
+#[test]
+fn integers_of_any_width_are_fed() {
+    let mut cast = node("Cast", "cast", &["x"], &["t"]);
+    cast.attribute = vec![AttributeProto { i: Some(1), ..attribute("to", AttributeType::Int) }];
+    let file = model(
+        vec![cast, node("MatMul", "product", &["t", "w"], &["y"])],
+        vec![weight("w", &[16, 16])],
+        info("x", DType::U8, &[-1, 16]),
+        vec![info("y", DType::F32, &[-1, 16])],
+    );
+    let bytes = (0..32 * 16).map(|i| (i * 7 % 200) as i64).collect();
+    let done = through_on(&file, &Tensor::new(&[32, 16], bytes));
+    assert!(done.int8_weights() == 1 && done.sqnr[0] > 30.0, "{:?}", done.sqnr);
 }
 
 fn attribute(name: &str, kind: AttributeType) -> AttributeProto {

@@ -6,7 +6,7 @@ use ir::Io;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tensor::{Element, Tensor};
+use tensor::{DType, Element, Tensor, TensorError};
 
 /// One step of a profiled program.
 #[derive(Clone, Debug)]
@@ -195,6 +195,49 @@ impl Machine {
     pub fn set_input(&mut self, name: &str, value: &Tensor) -> Result<(), Error> {
         let port = Self::port("input", &self.program.inputs, name)?;
         Self::write(&mut self.buffers, port, value)
+    }
+
+    /// Sets an input of any floating-point type.
+    ///
+    /// # Errors
+    /// When there is no such input, it is of another type, or takes another number of values.
+    pub fn set_f32(&mut self, name: &str, values: &[f32]) -> Result<(), Error> {
+        self.set_values(name, values, Tensor::from_f32)
+    }
+
+    /// Sets an input of any integer type, or of booleans.
+    ///
+    /// # Errors
+    /// As [`Machine::set_f32`], and when the type does not have a value.
+    pub fn set_i64(&mut self, name: &str, values: &[i64]) -> Result<(), Error> {
+        self.set_values(name, values, Tensor::from_i64)
+    }
+
+    /// Sets an input to values, which `convert` brings into its type where they are of another.
+    fn set_values<T: Element>(
+        &mut self,
+        name: &str,
+        values: &[T],
+        convert: impl Fn(DType, &[usize], &[T]) -> Result<Tensor, TensorError>,
+    ) -> Result<(), Error> {
+        let Port { dtype, shape, place, .. } = Self::port("input", &self.program.inputs, name)?;
+        let mismatch = |found: String| Error::Mismatch {
+            name: name.to_string(),
+            expected: format!("{dtype} {shape:?}"),
+            found,
+        };
+        if tensor::element_count(shape) != Some(values.len()) {
+            return Err(mismatch(format!("{} values", values.len())));
+        }
+        let to = &mut self.buffers[place.buffer].bytes_mut()[..place.bytes];
+        match *dtype == T::DTYPE {
+            true => to.copy_from_slice(bytemuck::cast_slice(values)),
+            false => {
+                let converted = convert(*dtype, shape, values).map_err(|e| mismatch(e.to_string()))?;
+                to.copy_from_slice(converted.bytes());
+            }
+        }
+        Ok(())
     }
 
     /// A copy of an output of the last run.

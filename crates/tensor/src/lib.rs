@@ -31,6 +31,8 @@ pub enum TensorError {
     Overflow { shape: Vec<usize> },
     #[error("expected elements of type {expected}, found {found}")]
     DType { expected: DType, found: DType },
+    #[error("{value} is outside the type {dtype}")]
+    Range { dtype: DType, value: i64 },
 }
 
 /// A dense row-major tensor. Cloning shares the bytes.
@@ -83,6 +85,54 @@ impl Tensor {
             values.len()
         );
         Tensor { dtype: T::DTYPE, shape: shape.to_vec(), bytes: Bytes::from_owner(Owner(values)) }
+    }
+
+    /// A tensor of a floating-point type, to which the values are rounded.
+    ///
+    /// # Errors
+    /// When the type is another.
+    ///
+    /// # Panics
+    /// As [`Tensor::new`].
+    pub fn from_f32(dtype: DType, shape: &[usize], values: &[f32]) -> Result<Tensor, TensorError> {
+        let all = values.iter().copied();
+        Ok(match dtype {
+            DType::F32 => Tensor::new(shape, values.to_vec()),
+            DType::F64 => Tensor::new(shape, all.map(f64::from).collect()),
+            DType::F16 => Tensor::new(shape, all.map(half::f16::from_f32).collect()),
+            DType::BF16 => Tensor::new(shape, all.map(half::bf16::from_f32).collect()),
+            _ => return Err(TensorError::DType { expected: dtype, found: DType::F32 }),
+        })
+    }
+
+    /// A tensor of an integer type of whole bytes, or of booleans, which has all of the values.
+    ///
+    /// # Errors
+    /// When a value is outside the type, or the type is another.
+    ///
+    /// # Panics
+    /// As [`Tensor::new`].
+    pub fn from_i64(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tensor, TensorError> {
+        fn all<T: Element + TryFrom<i64>>(shape: &[usize], values: &[i64]) -> Result<Tensor, TensorError> {
+            let outside = |value| TensorError::Range { dtype: T::DTYPE, value };
+            let each = values.iter().map(|&value| T::try_from(value).map_err(|_| outside(value)));
+            Ok(Tensor::new(shape, each.collect::<Result<Vec<T>, _>>()?))
+        }
+        match dtype {
+            DType::I8 => all::<i8>(shape, values),
+            DType::U8 => all::<u8>(shape, values),
+            DType::I16 => all::<i16>(shape, values),
+            DType::U16 => all::<u16>(shape, values),
+            DType::I32 => all::<i32>(shape, values),
+            DType::U32 => all::<u32>(shape, values),
+            DType::I64 => all::<i64>(shape, values),
+            DType::U64 => all::<u64>(shape, values),
+            DType::Bool => match values.iter().find(|v| !(0..=1).contains(*v)) {
+                Some(&value) => Err(TensorError::Range { dtype, value }),
+                None => Ok(Tensor::bools(shape, &values.iter().map(|v| *v == 1).collect::<Vec<_>>())),
+            },
+            _ => Err(TensorError::DType { expected: dtype, found: DType::I64 }),
+        }
     }
 
     /// A rank-0 tensor.
@@ -237,6 +287,29 @@ mod tests {
         let e = Tensor::from_bytes(DType::F32, &[3], Bytes::from_static(&[0; 8])).unwrap_err();
         assert_eq!(e.to_string(), "a float tensor of shape [3] takes 12 bytes, but 8 are there");
         assert!(Tensor::from_bytes(DType::F32, &[usize::MAX, 2], Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn numbers_of_any_type() {
+        let integers =
+            [DType::I8, DType::U8, DType::I16, DType::U16, DType::I32, DType::U32, DType::I64, DType::U64];
+        for dtype in integers.into_iter().chain([DType::Bool]) {
+            let t = Tensor::from_i64(dtype, &[2], &[0, 1]).unwrap();
+            assert_eq!((t.dtype(), t.to_i64()), (dtype, vec![0, 1]));
+        }
+        let outside =
+            [(DType::I8, 128), (DType::U8, -1), (DType::U16, 65_536), (DType::U64, -1), (DType::Bool, 2)];
+        for (dtype, value) in outside {
+            assert_eq!(Tensor::from_i64(dtype, &[1], &[value]), Err(TensorError::Range { dtype, value }));
+        }
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            let t = Tensor::from_f32(dtype, &[2], &[1.5, -2.0]).unwrap();
+            assert_eq!((t.dtype(), t.to_f32()), (dtype, vec![1.5, -2.0]));
+        }
+        assert!(
+            Tensor::from_f32(DType::I8, &[1], &[0.0]).is_err()
+                && Tensor::from_i64(DType::F32, &[1], &[0]).is_err()
+        );
     }
 
     #[test]

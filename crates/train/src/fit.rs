@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
         let Compiled { step, machine, .. } = &mut self.compiled;
         feed(machine, self.train, batch)?;
         if let Some(name) = step.signature.label.as_ref().filter(|name| machine.has_input(name)) {
-            machine.input_mut::<i64>(name)?.copy_from_slice(&batch.labels);
+            machine.set_i64(name, &batch.labels)?;
         }
         let at = self.progress.epoch * steps + self.progress.step;
         let mut rates = Vec::new();

@@ -20,8 +20,8 @@ pub(crate) fn feed(machine: &mut Machine, data: &Dataset, batch: &Batch) -> Resu
             continue;
         }
         match values {
-            Values::F32(values) => machine.input_mut::<f32>(name)?.copy_from_slice(values),
-            Values::I64(values) => machine.input_mut::<i64>(name)?.copy_from_slice(values),
+            Values::F32(values) => machine.set_f32(name, values)?,
+            Values::I64(values) => machine.set_i64(name, values)?,
         }
     }
     Ok(())
