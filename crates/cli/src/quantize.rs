@@ -247,6 +247,12 @@ pub fn read_config(path: Option<&Path>) -> Result<QuantConfig, Error> {
 fn config(args: &Args) -> Result<QuantConfig, Error> {
     let mut config = read_config(args.config.as_deref())?;
     let trained = args.train.is_some() && args.training.epochs() > 0;
+    let learned = [("--pact", args.quantization.pact), ("--lsq", args.quantization.lsq)];
+    if let Some((flag, _)) = learned.iter().find(|(_, what)| what.is_some() && !trained) {
+        let what =
+            format!("{flag} learns in training, but there is none: give --train DATA and 1 or more --epochs");
+        return Err(Error::Usage(what));
+    }
     match args.quantization.calibration_method {
         Some(Calibration::Minmax) => config.activation_quantize_type = ActivationQuantizeType::MinMax,
         Some(Calibration::Ema) => {
@@ -322,7 +328,7 @@ pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) 
     let size = |paths: &[PathBuf]| {
         paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum::<u64>()
     };
-    let (before, after) = (size(std::slice::from_ref(&run.model)), size(&saved.files));
+    let (before, after) = (size(&onnx_qat::onnx::files(&run.model)?), size(&saved.files));
     let score =
         |a: Option<Accuracy>, f: fn(&Accuracy) -> f64| a.as_ref().map_or("-".into(), |a| percent(f(a)));
     let mut table = Table::new(["", "float", "int8"]);

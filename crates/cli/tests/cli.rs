@@ -94,6 +94,31 @@ fn learned_quantizers_from_flags_and_from_a_file() {
     assert!(both.status.code() == Some(2) && e.contains("choose one"), "{e}");
 }
 
+/// What is learned needs training, and something that is not settled by the file.
+#[test]
+fn learning_without_effect_is_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
+    let int8 = dir.path().join("int8.onnx").display().to_string();
+    let out = dir.path().join("out.onnx").display().to_string();
+    let static_calibration = ["quantize", &model, "--train", &data, "--epochs", "0"];
+    assert!(run(&[&static_calibration[..], &["-o", &int8]].concat()).status.success());
+    let refused = |args: &[&str], flags: &[&str]| {
+        let found = run(&[args, flags, &["-o", &out]].concat());
+        assert_eq!(found.status.code(), Some(2), "{args:?} {flags:?}");
+        assert!(!Path::new(&out).exists());
+        String::from_utf8_lossy(&found.stderr).into_owned()
+    };
+    for flag in ["--lsq", "--pact=weights"] {
+        for args in [&static_calibration[..], &["quantize", &model]] {
+            let e = refused(args, &[flag]);
+            assert!(e.contains(&flag[..5]) && e.contains("--epochs"), "{e}");
+        }
+        let e = refused(&["quantize", &int8, "--train", &data], &[flag]);
+        assert!(e.contains("quantized already"), "{e}");
+    }
+}
+
 #[test]
 fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();

@@ -268,6 +268,12 @@ pub(crate) fn insert_quantizers(
 ) -> Result<Inserted, Error> {
     let thawed = Pipeline::new().then(Thaw { config: options.config.clone() }).run(graph)?;
     if thawed.lines.iter().any(|line| matches!(line.verdict, Verdict::Done(_))) {
+        let QuantConfig { weight_quantize_type, activation_quantize_type, .. } = options.config;
+        if weight_quantize_type.learned() || activation_quantize_type.learned() || options.pact_weights {
+            let what = "the file is quantized already and keeps its own scales: they are not learned (LSQ), and weights are not \
+                        clipped (PACT) once more";
+            return Err(Error::Usage(what.into()));
+        }
         progress(&Stage::Inserted(&thawed));
         return Ok(Inserted::Thawed);
     }

@@ -8,7 +8,7 @@ use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, StringStri
 use crate::sha1::sha1_hex;
 use crate::{Error, file, tensors};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 /// Puts the data of every external tensor of the model (those of sub-graphs, functions and training steps included)
@@ -24,6 +24,19 @@ pub(crate) fn resolve(model: &mut ModelProto, path: &Path) -> Result<(), Error> 
         tensor.external_data.clear();
         Ok(())
     })
+}
+
+/// The files that the tensors of a model name, in ascending order.
+pub(crate) fn locations(model: &mut ModelProto) -> Result<BTreeSet<String>, Error> {
+    let mut found = BTreeSet::new();
+    each_tensor(model, &mut |tensor| {
+        if tensor.data_location() == DataLocation::External {
+            let location = tensor.external_data.iter().find(|e| e.key() == "location");
+            found.extend(location.map(|e| e.value().to_string()));
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 struct Files<'a> {

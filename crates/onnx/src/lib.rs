@@ -34,7 +34,7 @@ pub use export::export;
 pub use file::read_bytes;
 pub use import::import;
 pub use meta::Meta;
-pub use model::{Weights, decode_model, read_model, write_model};
+pub use model::{Weights, decode_model, files, read_model, write_model};
 pub use runtime_checkpoint::{RuntimeCheckpoint, read_runtime_checkpoint};
 pub use tensors::{decode_tensor, from_tensor, read_tensor, to_tensor};
 pub use training::import_training;

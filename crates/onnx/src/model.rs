@@ -28,6 +28,24 @@ pub fn read_model(path: &Path) -> Result<ModelProto, Error> {
 /// # Errors
 /// As [`read_model`].
 pub fn decode_model(bytes: Bytes, path: &Path) -> Result<ModelProto, Error> {
+    let mut model = message(bytes, path)?;
+    external::resolve(&mut model, path)?;
+    Ok(model)
+}
+
+/// The files of a model, each once: its own, and those beside it in which it says that weights lie. These need not be there.
+///
+/// # Errors
+/// As [`read_model`], external data apart.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut model = message(file::read(path)?, path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let beside = external::locations(&mut model)?.into_iter().map(|location| folder.join(location));
+    Ok(std::iter::once(path.to_path_buf()).chain(beside).collect())
+}
+
+/// The message in the content of a file, without the data that lies elsewhere.
+fn message(bytes: Bytes, path: &Path) -> Result<ModelProto, Error> {
     if bytes.is_empty() {
         return Err(Error::Empty { path: path.to_path_buf() });
     }
@@ -35,13 +53,12 @@ pub fn decode_model(bytes: Bytes, path: &Path) -> Result<ModelProto, Error> {
         return Err(Error::NotOnnx { path: path.to_path_buf(), found: found.to_string() });
     }
     scan(&bytes).map_err(|e| e.at(path))?;
-    let mut model = ModelProto::decode(bytes)
+    let model = ModelProto::decode(bytes)
         .map_err(|e| Error::Damaged { path: path.to_path_buf(), what: e.to_string() })?;
     if model.graph.is_none() {
         let found = "the message has no graph".to_string();
         return Err(Error::NotOnnx { path: path.to_path_buf(), found });
     }
-    external::resolve(&mut model, path)?;
     Ok(model)
 }
 
@@ -272,8 +289,10 @@ mod tests {
     fn a_model_past_the_limit_keeps_its_weights_beside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.onnx");
-        assert_eq!(write_within(&model(), &path, Weights::Auto, 9000).unwrap().len(), 1);
-        assert_eq!(write_within(&model(), &path, Weights::Auto, 8000).unwrap().len(), 2);
+        for (limit, expected) in [(9000, 1), (8000, 2)] {
+            let written = write_within(&model(), &path, Weights::Auto, limit).unwrap();
+            assert_eq!((written.len(), files(&path).unwrap()), (expected, written));
+        }
         assert_eq!(read_model(&path).unwrap(), model());
         // Nothing is large enough: no data file.
         assert_eq!(write_model(&model(), &path, Weights::Beside { from: 9000 }).unwrap().len(), 1);
