@@ -127,10 +127,14 @@ def attribute(node, name, default=None):
     return default
 
 
-def print_table(rows, head):
+def markdown(rows, head):
+    """Rows as a table."""
     rows = [[str(c) for c in row] for row in [head, *rows]]
     width = [max(len(row[k]) for row in rows) for k in range(len(head))]
-    for k, row in enumerate(rows):
-        print("| " + " | ".join(c.ljust(w) for c, w in zip(row, width)) + " |")
-        if k == 0:
-            print("|" + "|".join("-" * (w + 2) for w in width) + "|")
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, width)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in width) + "|")
+    return "\n".join(lines)
+
+
+def print_table(rows, head):
+    print(markdown(rows, head))

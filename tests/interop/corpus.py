@@ -1,17 +1,25 @@
-"""Every model of a folder: saved untouched, quantized, and what ONNX Runtime and OpenVINO make of both.
+"""Every model below a folder: read, computed, trained for one step, and its int8 file run in other runtimes.
 
-    python corpus.py FOLDER [--only NAME] [--seed 1]
+    python corpus.py FOLDER --program XTASK [--only TEXT] [--output FILE.md] [--seed 1]
 
-For each NAME.onnx below FOLDER
-- `untouched`: our load and save give a file whose outputs in ONNX Runtime equal those of the original to the last bit (on
-  drawn inputs; training graphs, whose Dropout draws, are told as such);
-for each that has a NAME.fwd_ref.npz with one float input beside it (arrays in/INPUT), a convolutional network:
-- it is calibrated statically on those inputs and copies of them with noise, and frozen;
-- `integer`: as coverage.py, Conv and Gemm of the float model, of ONNX Runtime, of OpenVINO;
-- `agree`: as compare.py, share of the class scores that are at most one step from ONNX Runtime's, and of the samples with
-  the same top-1; only for models whose single output is [N,C].
-Needs the release binary: cargo build --release --package xtask --package onnx-qat --bins --examples
-Exit code 1 when anything differs or is left in float.
+`cargo xtask corpus FOLDER` starts it. Inputs are those of NAME.fwd_ref.npz (arrays in/INPUT) or, for NAME.train.onnx, of
+NAME.train_ref.npz (arrays x, y, or by name of the input) beside the model; else of a model in the same folder with the same
+inputs; else drawn, open dimensions being 2. The columns:
+
+- saved: our load and save give a file whose outputs in ONNX Runtime equal those of the original to the last bit;
+- float: the largest difference of our outputs from ONNX Runtime's, relative to the largest value of each; at most 1e-4;
+- loss: of one step of quantization-aware training on those inputs: the model's own, cross-entropy with drawn labels where
+  there are class scores, distillation elsewhere;
+- gradients: of so many float constants with more than one element, running statistics apart, so many get a finite gradient
+  in that step. Which do not, and why, stands below the table;
+- int8 file: after `quantize --epochs 1` on these inputs, and noisy copies of the float ones, the file runs in ONNX Runtime
+  and its outputs are finite; for a model that was not in training mode, how far they are from those of the float file;
+- integer: for convolutional networks with reference inputs, Conv and Gemm of the float model, and integer kernels for them
+  in ONNX Runtime and OpenVINO, as coverage.py counts them;
+- agree: as compare.py, share of the class scores that are at most one step from ONNX Runtime's, and of the samples with the
+  same top-1; for those whose single output is [N,C].
+
+Exit code 1 when something failed that is not told as a note on ONNX Runtime.
 """
 
 import argparse
@@ -27,120 +35,297 @@ import common
 import compare
 import coverage
 
-ROOT = Path(__file__).resolve().parents[2]
-RELEASE = ROOT / "target" / "release"
 NOISE, COPIES = 0.1, 16  # of the standard deviation of the reference inputs; samples in all, at least
+TOLERANCE = 1e-4  # of the largest value
+LEARNING_RATE = "0.00001"
+HEAD = ["model", "exporter", "nodes", "saved", "float", "loss", "gradients", "int8 file", "integer", "agree"]
+
+
+class Failed(Exception):
+    """What one of our programs complained about."""
 
 
 def tool(*arguments):
-    """Runs one of our programs; its complaint is an exception."""
+    """What one of our programs prints."""
     done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+        raise Failed(((done.stderr or done.stdout).strip() or f"exit code {done.returncode}").splitlines()[-1])
+    return done.stdout
 
 
-def drawn_inputs(model, rng):
-    """Values for every input of a graph: open dimensions are 2."""
+def message(error):
+    """The first line of what ONNX Runtime says, without its numbers and places."""
+    return str(error).splitlines()[0].split(" : ")[-1][:160]
+
+
+def inputs_of(model):
+    """Inputs of a graph that are not initializers as well: name, element type and dimensions (None where open)."""
     constants = {t.name for t in model.graph.initializer}
-    feeds = {}
+    found = {}
     for value in model.graph.input:
-        if value.name in constants:
-            continue
         tensor = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else 2 for d in tensor.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        draw = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
-        feeds[value.name] = draw.astype(dtype)
-    return feeds
+        if value.name not in constants and value.type.HasField("tensor_type"):
+            shape = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
+            found[value.name] = (onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape)
+    return found
 
 
-def untouched(path, folder, rng):
-    """What is to be said of a model that went through our graph form."""
-    copy = folder / "copy.onnx"
-    tool(RELEASE / "examples" / "resave", path, copy)
-    model = onnx.load(path)
-    random = [n for n in model.graph.node if n.op_type == "Dropout" and len(n.input) > 2]
-    try:
-        sessions = [common.session(str(p), "disable") for p in (path, copy)]
-        feeds = drawn_inputs(model, rng)
-        before, after = (s.run(None, feeds) for s in sessions)
-    except Exception as e:  # ONNX Runtime has no common base of its errors
-        return f"ONNX Runtime does not run it: {str(e).splitlines()[0][:60]}", True
-    names = [[o.name for o in s.get_outputs()] for s in sessions]
-    same = names[0] == names[1] and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after))
-    if same:
-        return "equal", True
-    return ("differs: draws in Dropout", True) if random else ("DIFFERS", False)
+def fits(array, spec):
+    dtype, shape = spec
+    same = len(shape) == array.ndim and all(d in (None, n) for d, n in zip(shape, array.shape))
+    return array.dtype == dtype and same
 
 
-def samples(reference, rng):
-    """The reference inputs, and noisy copies."""
-    noisy = [reference] * max(1, -(-COPIES // len(reference)))
-    scale = NOISE * reference.std()
-    noisy[1:] = [x + scale * rng.standard_normal(x.shape).astype(np.float32) for x in noisy[1:]]
-    return np.concatenate(noisy).astype(np.float32)
+def recorded(archive, wanted):
+    """The inputs that an archive of references holds, by name or in the only place that they can have."""
+    general = {"x": [n for n in wanted if wanted[n][0].kind == "f" or len(wanted) == 1], "y": ["label"]}
+    if len(wanted) == 2 and "label" in wanted:
+        general["x"] = [n for n in wanted if n != "label"]
+    found = {}
+    with np.load(archive) as arrays:
+        for key in arrays.files:
+            names = [key.removeprefix("in/")] if key.startswith("in/") or key in wanted else general.get(key, [])
+            if len(names) == 1 and names[0] in wanted and fits(arrays[key], wanted[names[0]]):
+                found[names[0]] = arrays[key]
+    return found
 
 
-def quantized(path, feed, reference, folder, rng):
-    """Columns `integer` and `agree` of one network."""
-    x = samples(reference, rng)
-    data, int8, dump = folder / "data.npz", folder / "int8.onnx", folder / "dump.npz"
-    y = np.zeros(len(x), np.int64)
-    np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
-    tool(RELEASE / "xtask", "quantize", path, "--train", data, "--epochs", 0, "-o", int8, "--quiet")
+def feeds_of(path, wanted, rng):
+    """Values for every input, and whether they are recorded ones."""
+    own = [path.with_name(path.name.removesuffix(".onnx") + ".fwd_ref.npz")]
+    own.append(path.with_name(path.name.removesuffix(".train.onnx") + ".train_ref.npz"))
+    others = sorted(path.parent.glob("*.train_ref.npz")) + sorted(path.parent.glob("*.fwd_ref.npz"))
+    best = {}
+    for archive in [*own, *others]:
+        found = recorded(archive, wanted) if archive.exists() else {}
+        if len(found) > len(best):
+            best = found
+    batch = next((len(v) for v in best.values()), 2)
+    for name, (dtype, shape) in wanted.items():
+        if name not in best:
+            shape = [batch if i == 0 and d is None else d or 2 for i, d in enumerate(shape)]
+            draw = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+            best[name] = np.asarray(draw).astype(dtype)
+    return {name: best[name] for name in wanted}, own[0].exists() or own[1].exists()
 
-    model = onnx.load(path)
-    wanted = sum(coverage.float_nodes(model)[0].values())
-    shape = [1, *reference.shape[1:]]
-    found = [coverage.onnxruntime_coverage(str(int8)), coverage.openvino_coverage(str(int8), shape)]
-    counts = [sum(f.integer.values()) for f in found]
-    integer = " / ".join(map(str, [wanted, *counts]))
-    good = all(c >= wanted for c in counts) and not any(f.left for f in found)
 
-    outputs = model.graph.output
-    if len(outputs) != 1 or len(outputs[0].type.tensor_type.shape.dim) != 2:
-        return integer, "-", good
-    tool(RELEASE / "xtask", "evaluate", int8, "--eval", data, "--dump", dump, "--quiet")
-    step = compare.Steps(onnx.load(int8)).of(outputs[0].name)[0]
-    options = argparse.Namespace(level="all", saturating=False, batch=16)
-    theirs = compare.run(onnx.load(int8), x, [outputs[0].name], options)[outputs[0].name]
-    with np.load(dump) as archive:
-        ours = archive[outputs[0].name]
-    if step is None:
-        step = max(float(theirs.max() - theirs.min()), np.finfo(np.float32).tiny) / 255
-    agree = 100 * float((compare.distance(ours, theirs, step) <= 1 + compare.ROUNDING).mean())
-    top = 100 * float((compare.top1(ours) == compare.top1(theirs)).mean())
-    return integer, f"{agree:.2f} / {top:.2f} %", good and agree >= 99.9 and top >= 99.5
+def run(path, feeds, level="disable"):
+    """Outputs of a file in ONNX Runtime by name."""
+    session = common.session(str(path), level)
+    names = [o.name for o in session.get_outputs()]
+    wanted = {i.name for i in session.get_inputs()}
+    return dict(zip(names, session.run(None, {n: v for n, v in feeds.items() if n in wanted})))
+
+
+def relative(ours, theirs):
+    """The largest difference of float outputs, relative to the largest value of each; None without any in common."""
+    worst = None
+    for name in ours:
+        if name in theirs and theirs[name].dtype.kind == "f":
+            a, b = ours[name].astype(np.float64), theirs[name].astype(np.float64)
+            if a.shape != b.shape:
+                return np.inf
+            scale = max(np.abs(b).max(initial=0), np.finfo(np.float32).tiny)
+            worst = max(worst or 0.0, float(np.abs(a - b).max(initial=0) / scale))
+    return worst
+
+
+def signal_to_noise(found, wanted):
+    """Of the worst float output, in dB."""
+    worst = np.inf
+    for name in found:
+        if name in wanted and found[name].shape == wanted[name].shape and wanted[name].dtype.kind == "f":
+            signal = wanted[name].astype(np.float64)
+            noise = np.square(found[name] - signal).sum()
+            worst = min(worst, 10 * np.log10(max(np.square(signal).sum(), 1e-300) / max(noise, 1e-300)))
+    return worst
+
+
+class Trial:
+    """One model."""
+
+    def __init__(self, path, title, options, folder):
+        self.path, self.title, self.program, self.folder = path, title, options.program, folder
+        self.rng = np.random.default_rng(options.seed)
+        self.model = onnx.load(path)
+        self.row = dict.fromkeys(HEAD, "-") | {"model": title, "nodes": len(self.model.graph.node)}
+        opset = next((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), "?")
+        exporter = f"{self.model.producer_name} {self.model.producer_version}".strip() or "?"
+        self.row["exporter"] = f"{exporter}, opset {opset}"
+        self.notes, self.good, self.facts = [], True, {}
+        self.draws = any(n.op_type == "Dropout" and len(n.input) > 2 for n in self.model.graph.node)
+
+    def note(self, text):
+        self.notes.append(f"`{self.title}`: {text}")
+
+    def fail(self, column, text):
+        self.row[column], self.good = "**failed**", False
+        self.note(f"{column}: {text}")
+
+    def all(self):
+        self.feeds, self.is_reference = feeds_of(self.path, inputs_of(self.model), self.rng)
+        np.savez(self.folder / "inputs.npz", **self.feeds)
+        try:
+            told = tool(self.program, "corpus", self.path, "--trial", self.folder)
+        except Failed as e:
+            return self.fail("saved", e)
+        for line in told.splitlines():
+            key, _, value = line.partition("\t")
+            self.facts.setdefault(key, []).append(value)
+        self.saved()
+        self.float()
+        self.step()
+        self.emitted()
+
+    def saved(self):
+        # A Dropout in training mode draws; the optimizer of ONNX Runtime takes it out.
+        level = "basic" if self.draws else "disable"
+        self.reference = None
+        try:
+            before = run(self.path, self.feeds, level)
+        except Exception as e:  # ONNX Runtime has no common base of its errors
+            self.row["saved"] = "yes"
+            return self.note(f"ONNX Runtime does not run it: {message(e)}")
+        after = run(self.folder / "copy.onnx", self.feeds, level)
+        same = list(before) == list(after)
+        if same and all(np.array_equal(before[n], after[n], equal_nan=True) for n in before):
+            self.row["saved"] = "equal"
+            self.reference = before
+        else:
+            self.fail("saved", "the copy has other outputs than the original")
+
+    def float(self):
+        if "forward failed" in self.facts:
+            return self.fail("float", self.facts["forward failed"][0])
+        with np.load(self.folder / "outputs.npz") as archive:
+            ours = {name: archive[name] for name in archive.files}
+        # What was found in a training step, or beside gradients, is not what the file computes for inference.
+        forward = any(f.startswith(("training step", "ONNX Runtime training")) for f in self.facts["form"])
+        try:
+            theirs = run(self.folder / "forward.onnx", self.feeds) if forward or not self.reference else self.reference
+        except Exception as e:
+            return self.note(f"ONNX Runtime does not run the forward pass that we found either: {message(e)}")
+        worst = relative(ours, theirs)
+        if worst is None or not worst <= TOLERANCE:
+            return self.fail("float", "no float output" if worst is None else f"{worst:.1e}")
+        self.row["float"] = f"{worst:.0e}"
+
+    def step(self):
+        if "step failed" in self.facts:
+            return self.fail("gradients", self.facts["step failed"][0])
+        loss = float(self.facts["loss"][0])
+        self.row["loss"] = f"{loss:.4g}"
+        if not np.isfinite(loss):
+            self.fail("loss", f"it is {loss}: {self.facts['minimized'][0]}")
+        self.row["gradients"] = self.facts["gradients"][0]
+        for missing in self.facts.get("missing", []):
+            self.note(f"no gradient: {missing}")
+        if zero := self.facts.get("zero"):
+            self.note(f"gradients of zeros only: {len(zero)}, such as \"{zero[0]}\"")
+
+    def emitted(self):
+        labels = self.facts.get("label", [])
+        names = [n for n in self.feeds if n not in labels]
+        samples = self.samples(names)
+        data, int8 = self.folder / "data.npz", self.folder / "int8.onnx"
+        count = len(samples[names[0]])
+        arrays = {f"x{i}": samples[n] for i, n in enumerate(names)}
+        parts = [f"{n}=x{i}" for i, n in enumerate(names)]
+        if classes := self.facts.get("classes"):
+            label = next((self.feeds[n] for n in labels if n in self.feeds), None)
+            drawn = np.arange(count) % int(classes[0])
+            arrays["y"] = drawn if label is None else np.resize(label, (count, *label.shape[1:]))
+            parts.append("labels=y")
+        np.savez(data, **arrays)
+        try:
+            options = ["--epochs", 1, "--lr", LEARNING_RATE, "--batch", min(count, COPIES), "--quiet", "-o", int8]
+            tool(self.program, "quantize", self.path, "--train", f"{data}#{','.join(parts)}", *options)
+        except Failed as e:
+            return self.fail("int8 file", e)
+        try:
+            outputs = run(int8, self.feeds, "all")
+        except Exception as e:
+            return self.fail("int8 file", f"ONNX Runtime does not run it: {message(e)}")
+        if not all(np.isfinite(v).all() for v in outputs.values() if v.dtype.kind == "f"):
+            return self.fail("int8 file", "an output is not finite")
+        distance = signal_to_noise(outputs, self.reference or {})
+        training = any(f.startswith(("training mode", "ONNX Runtime training")) for f in self.facts["form"])
+        self.row["int8 file"] = "runs" if training or not np.isfinite(distance) else f"runs, {distance:.0f} dB"
+        x = self.feeds[names[0]]
+        if self.is_reference and not training and len(names) == 1 and x.dtype == np.float32 and x.ndim == 4:
+            self.integer(int8, samples[names[0]], data)
+
+    def samples(self, names):
+        """The inputs, with noisy copies of the first where they are recorded and float."""
+        copies = -(-COPIES // len(self.feeds[names[0]])) if self.is_reference else 1
+        samples = {n: np.concatenate([self.feeds[n]] * copies) for n in names}
+        first, count = samples[names[0]], len(self.feeds[names[0]])
+        if first.dtype == np.float32:
+            noise = NOISE * first.std() * self.rng.standard_normal(first.shape).astype(np.float32)
+            first[count:] += noise[count:]
+        return samples
+
+    def integer(self, int8, x, data):
+        wanted = sum(coverage.float_nodes(self.model)[0].values())
+        found = [coverage.onnxruntime_coverage(str(int8)), coverage.openvino_coverage(str(int8), [1, *x.shape[1:]])]
+        counts = [sum(f.integer.values()) for f in found]
+        self.row["integer"] = " / ".join(map(str, [wanted, *counts]))
+        if any(c < wanted for c in counts) or any(f.left for f in found):
+            self.good = False
+            self.note("left in float: " + ", ".join(str(n) for f in found for n in f.left))
+        outputs = self.model.graph.output
+        if len(outputs) != 1 or len(outputs[0].type.tensor_type.shape.dim) != 2:
+            return
+        dump, name = self.folder / "dump.npz", outputs[0].name
+        try:
+            tool(self.program, "evaluate", int8, "--eval", f"{data}#x0,y", "--dump", dump, "--quiet")
+        except Failed as e:
+            return self.fail("agree", e)
+        step = compare.Steps(onnx.load(int8)).of(name)[0]
+        options = argparse.Namespace(level="all", saturating=False, batch=16)
+        theirs = compare.run(onnx.load(int8), x, [name], options)[name]
+        with np.load(dump) as archive:
+            ours = archive[name]
+        if step is None:
+            step = max(float(theirs.max() - theirs.min()), np.finfo(np.float32).tiny) / 255
+        agree = 100 * float((compare.distance(ours, theirs, step) <= 1 + compare.ROUNDING).mean())
+        top = 100 * float((compare.top1(ours) == compare.top1(theirs)).mean())
+        self.row["agree"] = f"{agree:.2f} / {top:.2f} %"
+        self.good &= agree >= 99.9 and top >= 99.5
+
+
+def page(trials):
+    """The page with the table and the notes."""
+    table = common.markdown([list(t.row.values()) for t in trials], HEAD)
+    good = sum(t.good for t in trials)
+    what = __doc__.split("The columns:\n")[1].split("\nExit code")[0].strip()
+    notes = "\n".join(f"- {n}" for t in trials for n in t.notes)
+    return (
+        "# Corpus\n\nReal models of several exporters, tried by `cargo xtask corpus FOLDER`; not to be edited. "
+        f"Of {len(trials)} files {good} are as they should be.\n\n{table}\n\n{what}\n\n## Notes\n\n{notes}\n"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--program", required=True, help="cargo xtask, built in release mode")
     parser.add_argument("--only", default="", help="models whose path contains this")
+    parser.add_argument("--output", type=Path, help="write the page here; print it by default")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    rows, complete = [], True
-    with tempfile.TemporaryDirectory() as temporary:
-        for path in sorted(p for p in options.folder.rglob("*.onnx") if options.only in str(p)):
-            rng = np.random.default_rng(options.seed)
-            row = [path.relative_to(options.folder), *["-"] * 3]
-            try:
-                row[1], good = untouched(path, Path(temporary), rng)
-                complete &= good
-                reference = path.with_name(path.name.removesuffix(".onnx") + ".fwd_ref.npz")
-                if reference.exists():
-                    with np.load(reference) as archive:
-                        feeds = {k[3:]: archive[k] for k in archive.files if k.startswith("in/")}
-                    [(feed, x)] = feeds.items()
-                    if x.dtype == np.float32 and x.ndim == 4:
-                        row[2], row[3], good = quantized(path, feed, x, Path(temporary), rng)
-                        complete &= good
-            except RuntimeError as e:
-                row[1], complete = f"FAILED {e}"[:160], False
-            rows.append(row)
-            print("\t".join(map(str, row)), file=sys.stderr)
-    common.print_table(rows, ["model", "untouched", "integer: float / ORT / OpenVINO", "agree: scores / top-1"])
-    sys.exit(0 if complete else 1)
+    trials = []
+    for path in sorted(p for p in options.folder.rglob("*.onnx") if options.only in str(p)):
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial(path, str(path.relative_to(options.folder)), options, Path(folder))
+            trial.all()
+        trials.append(trial)
+        print("\t".join(map(str, trial.row.values())), *trial.notes, sep="\n    ", file=sys.stderr, flush=True)
+    if options.output:
+        options.output.write_text(page(trials))
+    else:
+        print(page(trials))
+    sys.exit(0 if all(t.good for t in trials) else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 //! JPEG files, a random resized crop to 224x224, a flip and normalization: what training on ImageNet reads. Ours runs in this
 //! process, PyTorch's DataLoader with torchvision in one of its own (`tests/interop/bench_input.py`); they take turns.
 
-use crate::bench::Failure;
+use crate::chore::{self, Failure, root};
 use clap::Parser;
 use onnx_qat::data::{Batches, Dataset, InputSpec, Last, Loader, Order, Preprocess, Role, Source, View};
 use onnx_qat::report::Table;
@@ -42,25 +42,7 @@ struct Args {
 
 /// Runs the command with these arguments.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let all = std::iter::once(OsString::from("cargo xtask bench-input")).chain(args.iter().cloned());
-    let args = match Args::try_parse_from(all) {
-        Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
-    };
-    match measure(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+    chore::run(args, |args: Args| measure(&args).map(|()| ExitCode::SUCCESS))
 }
 
 fn measure(args: &Args) -> Result<(), Failure> {
@@ -142,7 +124,11 @@ fn memory(data: &Dataset, batch: usize, wanted: usize) -> Result<(), Failure> {
         for loaded in Loader::new(data, batches, View::Augmented { seed: 1, epoch }) {
             count += loaded?.samples.len();
             if count >= next {
-                let (now, most) = (resident("VmRSS")? >> 20, resident("VmHWM")? >> 20);
+                let mebibytes = |key| {
+                    let size = chore::memory("self/status", key);
+                    size.map(|size| size >> 20).ok_or("/proc/self/status tells no memory")
+                };
+                let (now, most) = (mebibytes("VmRSS")?, mebibytes("VmHWM")?);
                 let seconds = start.elapsed().as_secs_f64();
                 println!("{count} images: {now} MiB resident, at most {most} MiB so far, {seconds:.0} s");
                 next += 1000;
@@ -155,19 +141,8 @@ fn memory(data: &Dataset, batch: usize, wanted: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A size of this process in bytes, as Linux tells it.
-fn resident(key: &str) -> Result<u64, Failure> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    let size = line.and_then(|l| l.split_whitespace().next()).ok_or("/proc/self/status tells no memory")?;
-    Ok(1024 * size.parse::<u64>()?)
-}
-
 fn cannot_start(python: &Path, e: &std::io::Error) -> String {
-    format!(
-        "{} cannot be started: {e}; tests/interop/bench_setup.sh makes it, or name another with --python",
-        python.display()
-    )
+    chore::cannot_start(python, e, "bench_setup.sh")
 }
 
 /// PyTorch's side: `run` on a line makes it go through all images once and answer with their number and the seconds.

@@ -1,5 +1,6 @@
 //! `cargo xtask conformance`: the operator tests of ONNX, run by our executor.
 
+use crate::chore::{self, Failure};
 use clap::Parser;
 use conformance::Report;
 use std::ffi::OsString;
@@ -26,42 +27,30 @@ struct Args {
 
 /// Runs the command with these arguments.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let all = std::iter::once(OsString::from("cargo xtask conformance")).chain(args.iter().cloned());
-    let args = match Args::try_parse_from(all) {
-        Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
-    };
-    match measure(&args) {
-        Ok(report) if report.failures().next().is_none() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    chore::run(args, |args: Args| match measure(&args)?.failures().next() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(_) => Ok(ExitCode::FAILURE),
+    })
 }
 
-fn measure(args: &Args) -> Result<Report, String> {
+fn measure(args: &Args) -> Result<Report, Failure> {
     let cases = match &args.cases {
         Some(path) => path.clone(),
         None => exported(&args.python)?,
     };
-    let report = conformance::run(&cases).map_err(|e| e.to_string())?;
+    let report = conformance::run(&cases)?;
     print!("{report}");
     let write = |path: &Path, text: String| onnx_qat::onnx::write_file(path, text.as_bytes());
-    write(&args.output, report.markdown()).map_err(|e| e.to_string())?;
+    write(&args.output, report.markdown())?;
     if let Some(path) = &args.list {
         let names: String = report.passed().map(|name| format!("{name}\n")).collect();
-        write(path, names).map_err(|e| e.to_string())?;
+        write(path, names)?;
     }
     Ok(report)
 }
 
 /// The cases of the onnx package, exported to a folder under `target` the first time.
-fn exported(python: &Path) -> Result<PathBuf, String> {
+fn exported(python: &Path) -> Result<PathBuf, Failure> {
     let folder = PathBuf::from("target/onnx-cases");
     if folder.join("complete").is_file() {
         return Ok(folder);
@@ -70,9 +59,11 @@ fn exported(python: &Path) -> Result<PathBuf, String> {
         let status = Command::new(program).args(args).status();
         match status {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("{} {}: {status}", program.display(), args.join(" "))),
+            Ok(status) => Err(Failure::from(format!("{} {}: {status}", program.display(), args.join(" ")))),
             Err(e) => {
-                Err(format!("{} cannot be started: {e}; --cases PATH needs no Python", program.display()))
+                let what =
+                    format!("{} cannot be started: {e}; --cases PATH needs no Python", program.display());
+                Err(what.into())
             }
         }
     };

@@ -2,7 +2,9 @@
 
 mod bench;
 mod bench_input;
+mod chore;
 mod conformance;
+mod corpus;
 mod scale;
 mod tidy;
 
@@ -15,6 +17,7 @@ Chores of this repository:
   bench            Measure training and evaluation steps, ours and of other frameworks; see --help
   bench-input      Measure reading, decoding and augmenting pictures, ours and PyTorch's; see --help
   conformance      Run the operator tests of ONNX and write docs/conformance.md; see --help
+  corpus FOLDER    Try every model of a folder and write docs/corpus.md; see --help
   golden [FOLDER]  Run recorded vectors of PaddlePaddle (default fixtures/golden)
   scale            Measure how time and memory grow with the size of a model; see --help
   tidy             Check dependencies between crates, file sizes and texts
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&args[1..]),
         Some("bench-input") => bench_input::run(&args[1..]),
         Some("conformance") => conformance::run(&args[1..]),
+        Some("corpus") => corpus::run(&args[1..]),
         Some("golden") => golden(&args[1..]),
         Some("scale") => scale::run(&args[1..]),
         Some("tidy") => tidy::run(),

@@ -3,7 +3,7 @@
 //! Graphs of residual blocks of 1000, 5000 and 20000 nodes go through all passes of quantization; and a model of several GB
 //! with its weights in external data is loaded, quantized and saved by a process of its own, whose peak memory is told.
 
-use crate::bench::Failure;
+use crate::chore::{self, Failure};
 use clap::Parser;
 use onnx_qat::ir::{Graph, GraphError, Type};
 use onnx_qat::onnx::proto::{
@@ -41,26 +41,14 @@ struct Args {
 
 /// Runs the command with these arguments.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let all = std::iter::once(OsString::from("cargo xtask scale")).chain(args.iter().cloned());
-    let args = match Args::try_parse_from(all) {
-        Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+    chore::run(args, |args: Args| {
+        match (&args.measured, args.weights) {
+            (Some(model), _) => quantize(model)?,
+            (None, Some(gb)) => weights(gb, &args.folder)?,
+            (None, None) => nodes(&args.nodes)?,
         }
-    };
-    let done = match (&args.measured, args.weights) {
-        (Some(model), _) => quantize(model),
-        (None, Some(gb)) => weights(gb, &args.folder),
-        (None, None) => nodes(&args.nodes),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 // ---- many nodes ----
@@ -183,7 +171,7 @@ fn quantize(path: &Path) -> Result<(), Failure> {
     drop(model);
     let saved = done.model.save(path.with_extension("int8.onnx"))?;
     let int8: u64 = saved.files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum();
-    let peak = peak_memory().unwrap_or(0);
+    let peak = chore::memory("self/status", "VmHWM").unwrap_or(0);
     println!(
         "quantized to {} in {:.0} s; peak memory {} = {:.2} times the model",
         bytes(int8),
@@ -192,13 +180,6 @@ fn quantize(path: &Path) -> Result<(), Failure> {
         peak as f64 / size as f64
     );
     Ok(())
-}
-
-/// The most memory that this process has had resident, as Linux tells it.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
 /// A chain of matrix products. The weights are written block by block: no more than one is in memory.

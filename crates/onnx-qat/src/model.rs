@@ -46,7 +46,7 @@ impl Model {
         Ok(Model { graph, meta, forms, recipe })
     }
 
-    /// Writes an ONNX file, whole or not at all. A graph of training is written without loss and labels.
+    /// Writes an ONNX file, whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written, or an operator has no ONNX form: [`convert`](crate::convert) a quantized model

@@ -1,7 +1,8 @@
 //! What is measured, and our own part of it: steps of a [`Machine`].
 
+use crate::bench::Setting;
 use crate::bench::models::{CLASSES, INPUT, Network};
-use crate::bench::{Failure, Setting};
+use crate::chore::Failure;
 use onnx_qat::data::{Dataset, InputSpec, Preprocess, Rng};
 use onnx_qat::exec::{Machine, Program};
 use onnx_qat::passes::{Equalize, Hooks, InsertPreprocess, Normalize, Pact, Pipeline, QuantConfig};

@@ -1,7 +1,8 @@
 //! `docs/benchmarks.md`: the tables of one run, with what is needed to judge and to repeat it.
 
+use crate::bench::Setting;
 use crate::bench::tables::{Comparison, summary};
-use crate::bench::{Failure, Setting, root};
+use crate::chore::{Failure, root};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::process::Command;

@@ -9,6 +9,7 @@ mod process;
 mod profile;
 mod tables;
 
+use crate::chore::{self, Failure, root};
 use clap::Parser;
 use contender::{CONTENDERS, Contender, Side, Task};
 use models::Network;
@@ -16,9 +17,6 @@ use process::Subject;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// What can go wrong here is told and nothing else.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measures steps of training and evaluation on well-known networks: ours, and those of other frameworks.
 #[derive(Parser)]
@@ -103,10 +101,6 @@ impl Bench {
     }
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn own(name: &str) -> Result<Contender, String> {
     named(name, false)
 }
@@ -123,25 +117,14 @@ fn named(name: &str, peer: bool) -> Result<Contender, String> {
 
 /// Runs the command with these arguments.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let all = std::iter::once(OsString::from("cargo xtask bench")).chain(args.iter().cloned());
-    let args = match Args::try_parse_from(all) {
-        Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+    chore::run(args, |args: Args| {
+        let is_contender = args.contender.is_some();
+        let done = measure(args);
+        if let (true, Err(e)) = (is_contender, &done) {
+            println!("error {e}");
         }
-    };
-    let is_contender = args.contender.is_some();
-    match measure(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            if is_contender {
-                println!("error {e}");
-            }
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+        done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 fn measure(args: Args) -> Result<(), Failure> {

@@ -7,7 +7,8 @@
 
 use crate::bench::contender::{Contender, Runner, Side, Task};
 use crate::bench::models::Network;
-use crate::bench::{Bench, Failure, Setting};
+use crate::bench::{Bench, Setting};
+use crate::chore::{Failure, memory};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -51,16 +52,9 @@ pub fn serve(
     Ok(())
 }
 
-/// A size in KiB that Linux tells of this process; 0 elsewhere.
+/// A size of this process in KiB; 0 where nobody tells it.
 fn status(key: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    number_after(&text, key)
-}
-
-/// The number behind `key:` at the beginning of a line.
-fn number_after(text: &str, key: &str) -> u64 {
-    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    memory("self/status", key).unwrap_or(0) / 1024
 }
 
 /// What the contenders of one comparison compute.
@@ -120,8 +114,7 @@ impl Process {
 
     /// Its largest resident memory so far, in bytes.
     fn peak(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        1024 * number_after(&status.unwrap_or_default(), "VmHWM")
+        memory(&format!("{}/status", self.child.id()), "VmHWM").unwrap_or(0)
     }
 
     /// Ends it, and notes what memory it had.
@@ -196,11 +189,7 @@ fn make_room(running: &mut [Option<Process>], results: &mut [Results]) {
 
 /// Memory that Linux can give without swapping.
 fn available() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match number_after(&text, "MemAvailable") {
-        0 => u64::MAX,
-        kib => 1024 * kib,
-    }
+    memory("meminfo", "MemAvailable").unwrap_or(u64::MAX)
 }
 
 fn start(
@@ -255,15 +244,4 @@ fn start(
     }
     results.version = words.next().unwrap_or_default().to_string();
     Ok(process)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_found() {
-        let text = "VmPeak:\t  99 kB\nVmHWM:\t   1234 kB\n";
-        assert_eq!([number_after(text, "VmHWM"), number_after(text, "VmRSS")], [1234, 0]);
-    }
 }

@@ -1,9 +1,10 @@
 //! Where the time of a step goes.
 
+use crate::bench::Setting;
 use crate::bench::contender::{Contender, Runner, Side};
 use crate::bench::models::Network;
 use crate::bench::tables::median;
-use crate::bench::{Failure, Setting};
+use crate::chore::Failure;
 use onnx_qat::exec::Measured;
 use onnx_qat::kernels::matmul::{Matrix, MatrixMut, multiply};
 use onnx_qat::kernels::parallel::for_each_chunk;
