@@ -1,7 +1,9 @@
 //! `Compress` (ONNX 9, 11, 28): the slices that a condition selects.
 
-use crate::shapes::{axis, by_width};
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
+use crate::GatherGrad;
+use crate::reshape::reshape_as;
+use crate::shapes::{axis, by_width, list};
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use tensor::{DType, Tensor};
 
 /// `Compress(x, condition)`: the slices of `x` along an axis, or its elements where there is none, at which the booleans
@@ -44,6 +46,24 @@ impl Op for Compress {
             }
         };
         Ok(vec![Type { dtype: x.dtype, shape }])
+    }
+
+    /// That of a `Gather` of the slices, where the condition is a constant.
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        let (dy, x) = (cx.d_output(0)?, cx.input(0)?);
+        let condition = cx.constant(cx.input(1)?)?.bytes().clone();
+        let chosen: Vec<i64> =
+            (0..).zip(condition).filter(|(_, holds)| *holds != 0).map(|(i, _)| i).collect();
+        let chosen = cx.constant_value(list(&chosen));
+        let dims = cx.dims(x)?;
+        let (axis, shape) = match self.axis {
+            Some(along) => (axis(along, dims.len()).ok()?, dims),
+            None => (0, vec![dims.iter().product()]),
+        };
+        let d = cx.add(GatherGrad { axis, shape }, &[dy, chosen])?;
+        let d = if self.axis.is_some() { d } else { reshape_as(cx, d, x)? };
+        cx.set(0, d);
+        Some(())
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

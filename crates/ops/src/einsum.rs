@@ -1,7 +1,11 @@
 //! `Einsum` (ONNX 12, 28): sums of products by named axes.
 
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use crate::Reshape;
+use crate::reshape::reshape_as;
+use crate::shapes::list;
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::select::strides;
+use tensor::Tensor;
 
 /// `Einsum(x...)`: by an equation such as `bij,bjk->bik`, the sum over all letters that the result lacks of the products
 /// of the operands' elements. `...` stands for axes that all operands with it share. f32.
@@ -94,6 +98,39 @@ fn labels(term: &str, shared: usize) -> Vec<Label> {
     labels
 }
 
+/// A letter for each label, with others to spare.
+struct Letters {
+    known: Vec<(Label, char)>,
+    spare: Vec<char>,
+}
+
+impl Letters {
+    fn new(terms: &Terms) -> Letters {
+        let mut letters = Letters { known: Vec::new(), spare: ('a'..='z').chain('A'..='Z').rev().collect() };
+        for &label in terms.ins.iter().flatten() {
+            if let Label::Letter(c) = label {
+                letters.known.push((label, c));
+                letters.spare.retain(|&spare| spare != c);
+            }
+        }
+        letters
+    }
+
+    /// A letter that stands for nothing yet, while there is one.
+    fn fresh(&mut self) -> Option<char> {
+        self.spare.pop()
+    }
+
+    fn of(&mut self, label: Label) -> Option<char> {
+        if let Some((_, letter)) = self.known.iter().find(|(l, _)| *l == label) {
+            return Some(*letter);
+        }
+        let letter = self.fresh()?;
+        self.known.push((label, letter));
+        Some(letter)
+    }
+}
+
 impl Op for Einsum {
     fn name(&self) -> &str {
         "Einsum"
@@ -136,24 +173,60 @@ impl Op for Einsum {
     /// The gradient of an operand is the equation with operand and result exchanged.
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let ins: Vec<_> = (0..).map_while(|i| cx.input(i)).collect();
-        let text: String = self.equation.chars().filter(|c| !c.is_whitespace()).collect();
-        let (left, right) = text.split_once("->")?;
-        let terms: Vec<&str> = left.split(',').collect();
-        if text.contains("...") || terms.len() != ins.len() {
-            return None;
+        let dims = ins.iter().map(|&v| cx.dims(v)).collect::<Option<Vec<_>>>()?;
+        let terms = self.terms(&dims.iter().map(Vec::len).collect::<Vec<_>>()).ok()?;
+        let mut letters = Letters::new(&terms);
+        let size = |label: &Label| {
+            let all = dims.iter().zip(&terms.ins).flat_map(|(d, t)| d.iter().zip(t));
+            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
+        };
+        // Operands without the axes of size 1 that the ellipsis repeats, so that every axis has a letter and a size.
+        let mut operands = Vec::new();
+        for ((&v, dims), term) in ins.iter().zip(&dims).zip(&terms.ins) {
+            let repeats = |n: usize, l: &Label| matches!(l, Label::Shared(_)) && n == 1 && size(l) != 1;
+            let kept = || dims.iter().zip(term).filter(|(n, l)| !repeats(**n, l));
+            let letters: String = kept().map(|(_, l)| letters.of(*l)).collect::<Option<_>>()?;
+            let shape: Vec<i64> = kept().map(|(n, _)| *n as i64).collect();
+            let v = match shape.len() == dims.len() {
+                true => v,
+                false => {
+                    let shape = cx.constant_value(list(&shape));
+                    cx.add(Reshape::default(), &[v, shape])?
+                }
+            };
+            operands.push((letters, v, shape));
         }
-        let dy = cx.d_output(0)?;
-        for (i, term) in terms.iter().enumerate().filter(|(i, _)| cx.wants(*i)).collect::<Vec<_>>() {
-            let others: Vec<usize> = (0..ins.len()).filter(|&j| j != i).collect();
-            // A letter that nothing else has would be summed over: its gradient repeats, which no equation says.
-            let elsewhere = |c: char| right.contains(c) || others.iter().any(|&j| terms[j].contains(c));
-            if !term.chars().all(elsewhere) || term.chars().any(|c| term.matches(c).count() > 1) {
-                return None;
+        let result: String = terms.out.iter().map(|l| letters.of(*l)).collect::<Option<_>>()?;
+        for (i, (own, _, shape)) in
+            operands.iter().enumerate().filter(|(i, _)| cx.wants(*i)).collect::<Vec<_>>()
+        {
+            let mut given = vec![(result.clone(), cx.d_output(0)?)];
+            given.extend(
+                operands.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, o)| (o.0.clone(), o.1)),
+            );
+            let mut term = String::new();
+            for (letter, &n) in own.chars().zip(shape) {
+                let n = n as usize;
+                if term.contains(letter) {
+                    // Only the diagonal is read: elsewhere the gradient is 0.
+                    let column = letters.fresh()?;
+                    let diagonal = (0..n * n).map(|i| if i / n == i % n { 1f32 } else { 0.0 }).collect();
+                    given.push((
+                        format!("{letter}{column}"),
+                        cx.constant_value(Tensor::new(&[n, n], diagonal)),
+                    ));
+                    term.push(column);
+                } else {
+                    // An axis that nothing else has was summed over: its gradient repeats.
+                    if !given.iter().any(|(letters, _)| letters.contains(letter)) {
+                        given.push((letter.into(), cx.constant_value(Tensor::new(&[n], vec![1f32; n]))));
+                    }
+                    term.push(letter);
+                }
             }
-            let list: Vec<&str> = std::iter::once(right).chain(others.iter().map(|&j| terms[j])).collect();
-            let equation = format!("{}->{term}", list.join(","));
-            let operands: Vec<_> = std::iter::once(dy).chain(others.iter().map(|&j| ins[j])).collect();
-            let d = cx.add(Einsum { equation }, &operands)?;
+            let (left, values): (Vec<String>, Vec<ValueId>) = given.into_iter().unzip();
+            let d = cx.add(Einsum { equation: format!("{}->{term}", left.join(",")) }, &values)?;
+            let d = reshape_as(cx, d, ins[i])?;
             cx.set(i, d);
         }
         Some(())
@@ -212,7 +285,6 @@ impl Op for Einsum {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
-    use tensor::Tensor;
 
     fn einsum(equation: &str) -> Einsum {
         Einsum { equation: equation.into() }

@@ -1,8 +1,8 @@
 //! `GatherND` (ONNX 11, 12, 13): slices by the index of their place.
 
-use crate::ScatterND;
 use crate::scatter::{Join, index};
 use crate::shapes::by_width;
+use crate::{Concat, ScatterND};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::strides;
 use tensor::{DType, Tensor};
@@ -53,13 +53,22 @@ impl Op for GatherND {
         Ok(vec![Type { dtype: data.dtype, shape }])
     }
 
+    /// Scatters to the same places, whose coordinates begin with those in the batch.
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        if self.batch_dims != 0 {
-            return None;
-        }
         let zeros = cx.dims(cx.input(0)?)?;
         let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
-        let (indices, dy) = (cx.input(1)?, cx.d_output(0)?);
+        let (mut indices, dy) = (cx.input(1)?, cx.d_output(0)?);
+        if self.batch_dims > 0 {
+            let mut shape = cx.dims(indices)?;
+            *shape.last_mut()? = self.batch_dims;
+            let steps = strides(&shape[..shape.len() - 1]);
+            let rows: usize = shape[..shape.len() - 1].iter().product();
+            let place = |row: usize| (0..self.batch_dims).map(move |i| (i, row));
+            let coordinate = |(i, row): (usize, usize)| (row / steps[i] % shape[i]) as i64;
+            let batch: Vec<i64> = (0..rows).flat_map(place).map(coordinate).collect();
+            let batch = cx.constant_value(Tensor::new(&shape, batch));
+            indices = cx.add(Concat { axis: -1 }, &[batch, indices])?;
+        }
         let d = cx.add(ScatterND { reduction: Join::Add }, &[zeros, indices, dy])?;
         cx.set(0, d);
         Some(())

@@ -28,6 +28,7 @@ mod bitwise_xor;
 mod cast;
 mod cast_like;
 mod ceil;
+mod cell;
 mod celu;
 mod channel_sum;
 mod class_loss;
@@ -190,6 +191,8 @@ mod window;
 mod xor;
 mod zero_point;
 
+#[cfg(test)]
+mod gradients;
 mod shapes;
 #[cfg(test)]
 mod testing;
@@ -221,6 +224,7 @@ pub use bitwise_xor::BitwiseXor;
 pub use cast::Cast;
 pub use cast_like::CastLike;
 pub use ceil::Ceil;
+pub use cell::Activation;
 pub use celu::Celu;
 pub use channel_sum::ChannelSum;
 pub use class_loss::{ClassLoss, Reduction};
@@ -233,7 +237,7 @@ pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
 pub use conv_transpose::ConvTranspose;
 pub use cos::Cos;
 pub use cosh::Cosh;
-pub use cum_prod::CumProd;
+pub use cum_prod::{CumProd, CumProdGrad};
 pub use cum_sum::CumSum;
 pub use decode::Decode;
 pub use depth_to_space::DepthToSpace;
@@ -280,7 +284,7 @@ pub use log::Log;
 pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
 pub use loop_op::Loop;
 pub use lp_normalization::LpNormalization;
-pub use lrn::LRN;
+pub use lrn::{LRN, LRNGrad};
 pub use lstm::LSTM;
 pub use mat_mul::{MatMul, MatMulGrad, Side};
 pub use mat_mul_integer::MatMulInteger;
@@ -318,7 +322,7 @@ pub use q_linear_sigmoid::QLinearSigmoid;
 pub use quantize_linear::QuantizeLinear;
 pub use range::Range;
 pub use reciprocal::Reciprocal;
-pub use recurrent::{Activation, Direction, Recurrence};
+pub use recurrent::{Direction, Recurrence, RecurrentGrad};
 pub use reduce::{Form as ReduceForm, ReduceGrad};
 pub use reduce_l1::ReduceL1;
 pub use reduce_l2::ReduceL2;
@@ -565,6 +569,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "CodesConvWeightGrad", codes_conv::parse_weight_grad),
     ("qat", "ConvInputGrad", conv::parse_input_grad),
     ("qat", "ConvWeightGrad", conv::parse_weight_grad),
+    ("qat", "CumProdGrad", cum_prod::parse_grad),
     ("qat", "Decode", decode::parse),
     ("qat", "Epilogue", epilogue::parse),
     ("qat", "EpilogueGrad", epilogue::parse_grad),
@@ -575,6 +580,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
     ("qat", "InstanceNormalizationGrad", instance_normalization::parse_grad),
+    ("qat", "LRNGrad", lrn::parse_grad),
     ("qat", "LayerNormalizationGrad", layer_normalization::parse_grad),
     ("qat", "LogSoftmaxGrad", log_softmax::parse_grad),
     ("qat", "MatMulGrad", mat_mul::parse_grad),
@@ -586,6 +592,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "PactGrad", pact::parse_grad),
     ("qat", "PadGrad", pad::parse_grad),
     ("qat", "Processed", processed::parse),
+    ("qat", "RecurrentGrad", recurrent::parse_grad),
     ("qat", "ReduceGrad", reduce::parse_grad),
     ("qat", "ResizeGrad", resize::parse_grad),
     ("qat", "Sgd", sgd::parse),

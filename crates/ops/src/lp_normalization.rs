@@ -1,7 +1,9 @@
 //! `LpNormalization` (ONNX 1, 22): everything divided by its norm.
 
 use crate::shapes;
-use ir::{Attrs, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
+use crate::{Div, Equal, Mul, ReduceL1, ReduceL2, ReduceSum, Sign, Sub, Where};
+use ir::{Attrs, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use tensor::Tensor;
 
 /// `LpNormalization(x)`: `x` divided by its norm along an axis; 0 where that is 0. f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,28 @@ impl Op for LpNormalization {
             shapes::axis(self.axis, rank)?;
         }
         Ok(vec![x.clone()])
+    }
+
+    /// With `n` the norm and `s` its gradient, `y` or the sign of `x`: `dx = (dy - s sum(dy y)) / n`, and 0 where the norm
+    /// is 0.
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        let (dy, x, y) = (cx.d_output(0)?, cx.input(0)?, cx.output(0));
+        let axis = cx.constant_value(shapes::list(&[self.axis]));
+        let norm = match self.absolute {
+            true => cx.add(ReduceL1::default(), &[x, axis])?,
+            false => cx.add(ReduceL2::default(), &[x, axis])?,
+        };
+        let slope = if self.absolute { cx.add(Sign, &[x])? } else { y };
+        let [zero, infinite] = [0.0, f32::INFINITY].map(|n| cx.constant_value(Tensor::scalar(n)));
+        let none = cx.add(Equal, &[norm, zero])?;
+        let norm = cx.add(Where, &[none, infinite, norm])?;
+        let along = cx.add(Mul, &[dy, y])?;
+        let along = cx.add(ReduceSum::default(), &[along, axis])?;
+        let along = cx.add(Mul, &[slope, along])?;
+        let d = cx.add(Sub, &[dy, along])?;
+        let d = cx.add(Div, &[d, norm])?;
+        cx.set(0, d);
+        Some(())
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

@@ -1,9 +1,10 @@
-//! `LRN` (ONNX 1, 13): normalization by neighbouring channels (Krizhevsky et al. 2012).
+//! `LRN` (ONNX 1, 13): normalization by neighbouring channels (Krizhevsky et al. 2012), and `qat.LRNGrad`, its gradient.
 
-use ir::{Attr, Attrs, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
+use ir::{Attr, Attrs, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
+use std::ops::RangeInclusive;
 
 /// `LRN(x)`: `x / (bias + alpha / size * sum of squares of the neighbours)^beta` of `x`, `(N, C, ...)`, over `size`
-/// neighbouring channels, the channel itself in the middle. f32. Without gradient.
+/// neighbouring channels, the channel itself in the middle. f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LRN {
     /// Number of channels that are summed over.
@@ -18,15 +19,46 @@ pub struct LRN {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let size = cx.attrs.int("size", 0)?;
-    let fits = usize::try_from(size).ok().filter(|n| (1..1 << 30).contains(n));
-    Ok(LRN {
-        size: fits.ok_or_else(|| format!("attribute size should be above 0, but is {size}"))?,
-        alpha: cx.attrs.float("alpha", 1e-4)?,
-        beta: cx.attrs.float("beta", 0.75)?,
-        bias: cx.attrs.float("bias", 1.0)?,
+    Ok(LRN::from_attrs(cx.attrs)?.into())
+}
+
+/// Reads the gradient.
+pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
+    Ok(LRNGrad(LRN::from_attrs(cx.attrs)?).into())
+}
+
+impl LRN {
+    fn from_attrs(attrs: &Attrs) -> Result<LRN, String> {
+        let size = attrs.int("size", 0)?;
+        let fits = usize::try_from(size).ok().filter(|n| (1..1 << 30).contains(n));
+        Ok(LRN {
+            size: fits.ok_or_else(|| format!("attribute size should be above 0, but is {size}"))?,
+            alpha: attrs.float("alpha", 1e-4)?,
+            beta: attrs.float("beta", 0.75)?,
+            bias: attrs.float("bias", 1.0)?,
+        })
     }
-    .into())
+
+    /// The channels that a channel is normalized by.
+    fn neighbours(&self, channel: usize, channels: usize) -> RangeInclusive<usize> {
+        channel.saturating_sub((self.size - 1) / 2)..=(channel + self.size / 2).min(channels - 1)
+    }
+
+    /// The channels that are normalized by a channel.
+    fn readers(&self, channel: usize, channels: usize) -> RangeInclusive<usize> {
+        channel.saturating_sub(self.size / 2)..=(channel + (self.size - 1) / 2).min(channels - 1)
+    }
+
+    /// What the power is taken of, for a channel; `x(c)` is the element of channel `c`.
+    fn spread(&self, channel: usize, channels: usize, x: impl Fn(usize) -> f32) -> f32 {
+        let sum: f32 = self.neighbours(channel, channels).map(|c| x(c) * x(c)).sum();
+        self.bias + self.alpha / self.size as f32 * sum
+    }
+}
+
+/// Channels, and elements of each.
+fn channels(x: &Operand) -> (usize, usize) {
+    (x.shape[1], x.shape[2..].iter().product())
 }
 
 impl Op for LRN {
@@ -50,26 +82,82 @@ impl Op for LRN {
         }
     }
 
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        let d = cx.add(LRNGrad(*self), &[cx.d_output(0)?, cx.input(0)?])?;
+        cx.set(0, d);
+        Some(())
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let x = cx.typed::<f32>(0)?;
-        let (channels, inner) = (x.shape[1], x.shape[2..].iter().product::<usize>());
-        let LRN { size, alpha, beta, bias } = *self;
+        let (channels, inner) = channels(cx.typed::<f32>(0)?);
+        let this = *self;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let x: &[f32] = parts.input(0);
             for (i, y) in parts.output::<f32>(0).iter_mut().enumerate() {
                 let channel = i / inner % channels;
-                let (first, last) =
-                    (channel.saturating_sub((size - 1) / 2), (channel + size / 2).min(channels - 1));
-                let square = |c: usize| {
-                    let x = x[i - channel * inner + c * inner];
-                    x * x
-                };
-                let sum: f32 = (first..=last).map(square).sum();
-                *y = x[i] / (bias + alpha / size as f32 * sum).powf(beta);
+                let first = i - channel * inner;
+                *y = x[i] / this.spread(channel, channels, |c| x[first + c * inner]).powf(this.beta);
             }
             Ok(())
         }))
+    }
+}
+
+/// `LRNGrad(dy, x)`: with `s` what the power is taken of,
+/// `dx = dy s^-beta - 2 alpha beta / size x sum(dy x s^(-beta - 1))`, the sum over the channels that `x` normalizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LRNGrad(pub LRN);
+
+impl Op for LRNGrad {
+    fn name(&self) -> &str {
+        "LRNGrad"
+    }
+
+    fn domain(&self) -> &str {
+        "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.0.attrs()
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let (dy, x) = (cx.float(0)?, cx.float(1)?);
+        if dy.agrees(x) {
+            return self.0.infer(&Infer::new(&[Some(ir::Arg { ty: x, value: None })], 1));
+        }
+        Err(format!("the gradient should be {x}, but is {dy}"))
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        let (channels, inner) = channels(cx.typed::<f32>(1)?);
+        cx.typed::<f32>(0)?;
+        let this = self.0;
+        let run = move |io: &mut Io| {
+            let mut parts = io.split();
+            let (dy, x): (&[f32], &[f32]) = (parts.input(0), parts.input(1));
+            let dx: &mut [f32] = parts.output(0);
+            // Of one position, per channel: the power, and what the sums are of.
+            let (powers, terms) = parts.workspace::<f32>()[..2 * channels].split_at_mut(channels);
+            let image = (channels * inner).max(1);
+            for first in (0..x.len() / image).flat_map(|b| (0..inner).map(move |i| b * image + i)) {
+                for c in 0..channels {
+                    let at = first + c * inner;
+                    let spread = this.spread(c, channels, |c| x[first + c * inner]);
+                    powers[c] = spread.powf(-this.beta);
+                    terms[c] = dy[at] * x[at] * powers[c] / spread;
+                }
+                for c in 0..channels {
+                    let at = first + c * inner;
+                    let sum: f32 = terms[this.readers(c, channels)].iter().sum();
+                    let factor = 2.0 * this.alpha * this.beta / this.size as f32;
+                    dx[at] = dy[at] * powers[c] - factor * x[at] * sum;
+                }
+            }
+            Ok(())
+        };
+        Ok(Step::new(run).workspace::<f32>(2 * channels))
     }
 }
 

@@ -1,7 +1,9 @@
 //! `Mod` (ONNX 10, 13, 28): the remainder of a division.
 
 use crate::binary::{infer, lower_map};
-use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type};
+use crate::shapes::sum_to;
+use crate::{Div, Mul, Round, Sub};
+use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use tensor::DType;
 
 /// `Mod(a, b)`: the remainder of `a / b`, of operands of one type that broadcast.
@@ -27,6 +29,25 @@ impl Op for Mod {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         infer(cx)
+    }
+
+    /// With `q = (a - y) / b`, the whole number of times that `b` goes into `a`: `da = dy` and `db = -q dy`.
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        let (dy, a, b) = (cx.d_output(0)?, cx.input(0)?, cx.input(1)?);
+        if cx.wants(0) {
+            let d = sum_to(cx, dy, a)?;
+            cx.set(0, d);
+        }
+        if cx.wants(1) {
+            let y = cx.output(0);
+            let minus = cx.add(Sub, &[y, a])?;
+            let times = cx.add(Div, &[minus, b])?;
+            let times = cx.add(Round, &[times])?;
+            let d = cx.add(Mul, &[dy, times])?;
+            let d = sum_to(cx, d, b)?;
+            cx.set(1, d);
+        }
+        Some(())
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

@@ -1,6 +1,8 @@
 //! `Pad` (ONNX 2, 11, 13, 18, 19, 21): extends a tensor along its axes. Before opset 11 sizes and value were attributes.
 
+use crate::reshape::reshape_as;
 use crate::shapes::{axis, by_width, integers, list};
+use crate::{ReduceSum, Sub};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::{Axis, Selection, strides};
 use std::sync::Arc;
@@ -168,14 +170,19 @@ impl Op for Pad {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        if cx.wants(2) {
-            return None;
-        }
         let grad = PadGrad { mode: self.mode, shape: cx.dims(cx.input(0)?)? };
         let ins = [cx.d_output(0), cx.input(1), None, cx.input(3)];
         let ins = &ins[..if ins[3].is_some() { 4 } else { 2 }];
         let d = cx.add_multi(Arc::new(grad), ins, 1)?[0];
         cx.set(0, d);
+        if cx.wants(2) {
+            // What the operand does not get, the value gets.
+            let (dy, value) = (cx.d_output(0)?, cx.input(2)?);
+            let [all, inside] = [cx.add(ReduceSum::default(), &[dy])?, cx.add(ReduceSum::default(), &[d])?];
+            let d = cx.add(Sub, &[all, inside])?;
+            let d = reshape_as(cx, d, value)?;
+            cx.set(2, d);
+        }
         Some(())
     }
 

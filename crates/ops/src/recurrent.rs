@@ -1,36 +1,13 @@
-//! What `RNN`, `GRU` and `LSTM` share: attributes, shape rule, and the loop over time.
+//! What `RNN`, `GRU` and `LSTM` share: attributes, shape rule, the loop over time, and `qat.RecurrentGrad`, the gradient of
+//! all three.
 
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Parse, Step, Type};
+use crate::cell::{Activation, Cell, Sums, Unit};
+use ir::{Arg, Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use std::ops::Range;
+use std::sync::Arc;
 use tensor::DType;
 
-/// The cell that the loop repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cell {
-    Rnn,
-    Gru,
-    Lstm,
-}
-
 impl Cell {
-    /// Number of gates: rows of the weights in units of the hidden size.
-    fn gates(self) -> usize {
-        match self {
-            Cell::Rnn => 1,
-            Cell::Gru => 3,
-            Cell::Lstm => 4,
-        }
-    }
-
-    /// Activations of one direction, by default.
-    fn activations(self) -> &'static [Activation] {
-        use Activation::{Sigmoid, Tanh};
-        match self {
-            Cell::Rnn => &[Tanh],
-            Cell::Gru => &[Sigmoid, Tanh],
-            Cell::Lstm => &[Sigmoid, Tanh, Tanh],
-        }
-    }
-
     /// Slot of the cell state, where there is one, and of the peephole weights behind it.
     fn cell_state(self) -> Option<usize> {
         (self == Cell::Lstm).then_some(6)
@@ -54,34 +31,6 @@ const DIRECTIONS: [(&str, Direction); 3] = [
     ("reverse", Direction::Reverse),
     ("bidirectional", Direction::Bidirectional),
 ];
-
-/// A function of a gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Activation {
-    Relu,
-    Sigmoid,
-    Softsign,
-    Tanh,
-}
-
-const ACTIVATIONS: [(&str, Activation); 4] = [
-    ("Relu", Activation::Relu),
-    ("Sigmoid", Activation::Sigmoid),
-    ("Softsign", Activation::Softsign),
-    ("Tanh", Activation::Tanh),
-];
-
-impl Activation {
-    fn at(self, x: f32) -> f32 {
-        match self {
-            Activation::Relu => x.max(0.0),
-            Activation::Sigmoid => kernels::elementwise::math::sigmoid(x),
-            Activation::Softsign => x / (1.0 + x.abs()),
-            Activation::Tanh => kernels::elementwise::math::tanh(x),
-        }
-    }
-}
 
 /// Attributes of a recurrent operator.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,9 +68,8 @@ impl Recurrence {
             Some(Attr::Strs(names)) => names
                 .iter()
                 .map(|name| {
-                    let known =
-                        ACTIVATIONS.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, a)| *a);
-                    known.ok_or_else(|| format!("the activation {name} is not supported"))
+                    let known = Activation::NAMES.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+                    known.map(|(_, a)| *a).ok_or_else(|| format!("the activation {name} is not supported"))
                 })
                 .collect::<Result<Vec<_>, _>>()?,
             Some(other) => {
@@ -148,8 +96,9 @@ impl Recurrence {
 
     pub(crate) fn attrs(&self, cell: Cell) -> Attrs {
         let direction = DIRECTIONS.iter().find(|(_, d)| *d == self.direction).map_or("forward", |(n, _)| n);
-        let name =
-            |a: &Activation| ACTIVATIONS.iter().find(|(_, b)| a == b).map_or("Tanh", |(n, _)| n).to_string();
+        let name = |a: &Activation| {
+            Activation::NAMES.iter().find(|(_, b)| a == b).map_or("Tanh", |(n, _)| n).to_string()
+        };
         let attrs = Attrs::new()
             .with_int("hidden_size", self.hidden as i64, 0)
             .with_str("direction", direction, "forward")
@@ -220,172 +169,318 @@ impl Recurrence {
     }
 
     pub(crate) fn lower(&self, cell: Cell, cx: &Lower) -> Result<Step, String> {
-        let (x, r) = (cx.typed::<f32>(0)?, cx.typed::<f32>(2)?);
-        for i in (1..cx.ins.len()).filter(|&i| i != 4 && cx.optional(i).is_some()) {
-            cx.typed::<f32>(i)?;
-        }
-        let lengths = match cx.optional(4).map(|l| l.dtype) {
-            None => false,
-            Some(DType::I32) => true,
-            Some(other) => return Err(format!("lengths should be int32, but are {other}")),
-        };
-        let (time, batch) =
-            if self.batch_first { (x.shape[1], x.shape[0]) } else { (x.shape[0], x.shape[1]) };
-        let sizes =
-            Sizes { time, batch, width: x.shape[2], hidden: r.shape[2], directions: self.directions() };
-        let (this, results) = (self.clone(), cx.outs.len());
-        let scratch = (cell.gates() + 4) * sizes.hidden;
+        let walk = Walk::new(self, cell, cx, 0)?;
+        let results = cx.outs.len();
+        let (state, record) = (cell.state(walk.hidden), cell.record(walk.hidden));
+        let workspace = 2 * state + record;
         let run = move |io: &mut Io| {
             let mut parts = io.split();
             let [sequence, last, last_cell]: [&mut [f32]; 3] =
                 std::array::from_fn(|i| if i < results { parts.output(i) } else { &mut [] });
-            let scratch = &mut parts.workspace::<f32>()[..scratch];
+            let scratch = &mut parts.workspace::<f32>()[..workspace];
             sequence.fill(0.0);
             let operand = |i| parts.optional::<f32>(i);
-            let cell_slot = cell.cell_state();
-            for direction in 0..sizes.directions {
-                let rows = cell.gates() * sizes.hidden;
-                let part = |i: usize, n: usize| operand(i).map_or(&[][..], |all| &all[direction * n..][..n]);
-                let weights = Weights {
-                    w: part(1, rows * sizes.width),
-                    r: part(2, rows * sizes.hidden),
-                    bias: part(3, 2 * rows),
-                    peephole: cell_slot.map_or(&[][..], |c| part(c + 1, 3 * sizes.hidden)),
-                    activations: &this.activations[direction * cell.activations().len()..],
-                };
-                let reverse = direction == 1 || this.direction == Direction::Reverse;
-                for b in 0..sizes.batch {
-                    let steps = if lengths { i64::from(parts.input::<i32>(4)[b]) } else { sizes.time as i64 };
-                    let steps = usize::try_from(steps).ok().filter(|&n| n <= sizes.time);
-                    let steps = steps.ok_or("a length is below 0 or beyond the sequence")?;
-                    let state = this.state_at(&sizes, direction, b);
-                    let (h, rest) = scratch.split_at_mut(sizes.hidden);
-                    let (c, rest) = rest.split_at_mut(sizes.hidden);
-                    let initial = |i: usize, to: &mut [f32]| match operand(i) {
-                        Some(all) => to.copy_from_slice(&all[state..][..sizes.hidden]),
-                        None => to.fill(0.0),
-                    };
-                    initial(5, h);
-                    match cell_slot {
-                        Some(slot) => initial(slot, c),
-                        None => c.fill(0.0),
+            let (mut before, rest) = scratch.split_at_mut(state);
+            let (mut after, record) = rest.split_at_mut(state);
+            for (direction, b) in walk.sequences() {
+                let unit = walk.unit(&operand, direction);
+                let steps = walk.steps(parts.optional(LENGTHS), b)?;
+                walk.start(&operand, direction, b, before);
+                for step in 0..steps {
+                    let t = walk.time(direction, step, steps);
+                    unit.forward(&operand(X).unwrap_or_default()[walk.element(t, b)], before, after, record);
+                    if !sequence.is_empty() {
+                        sequence[walk.result(t, direction, b)].copy_from_slice(&after[..walk.hidden]);
                     }
-                    for step in 0..steps {
-                        let t = if reverse { steps - 1 - step } else { step };
-                        let row = if this.batch_first { b * sizes.time + t } else { t * sizes.batch + b };
-                        let x = &operand(0).unwrap_or_default()[row * sizes.width..][..sizes.width];
-                        this.step(cell, &weights, x, h, c, rest);
-                        if !sequence.is_empty() {
-                            let at = match this.batch_first {
-                                true => (b * sizes.time + t) * sizes.directions + direction,
-                                false => (t * sizes.directions + direction) * sizes.batch + b,
-                            };
-                            sequence[at * sizes.hidden..][..sizes.hidden].copy_from_slice(h);
-                        }
-                    }
-                    for (to, from) in [(&mut *last, &*h), (&mut *last_cell, &*c)] {
-                        if !to.is_empty() {
-                            to[state..][..sizes.hidden].copy_from_slice(from);
-                        }
+                    std::mem::swap(&mut before, &mut after);
+                }
+                let (h, c) = before.split_at(walk.hidden);
+                for (to, from) in [(&mut *last, h), (&mut *last_cell, c)] {
+                    if !to.is_empty() {
+                        to[walk.state(direction, b)].copy_from_slice(from);
                     }
                 }
             }
             Ok(())
         };
-        Ok(Step::new(run).workspace::<f32>(scratch))
+        Ok(Step::new(run).workspace::<f32>(workspace))
     }
 
-    /// Where the state of a sequence begins in the tensor of all states.
-    fn state_at(&self, sizes: &Sizes, direction: usize, batch: usize) -> usize {
-        let row = match self.batch_first {
-            true => batch * sizes.directions + direction,
-            false => direction * sizes.batch + batch,
-        };
-        row * sizes.hidden
-    }
-
-    /// One step in time: the new hidden state `h`, and the new cell state `c` of an LSTM. Scratch holds the gates and two
-    /// vectors of the hidden size.
-    fn step(
-        &self,
-        cell: Cell,
-        weights: &Weights,
-        x: &[f32],
-        h: &mut [f32],
-        c: &mut [f32],
-        scratch: &mut [f32],
-    ) {
-        let n = h.len();
-        let (gates, scratch) = scratch.split_at_mut(cell.gates() * n);
-        let clip = |x: f32| self.clip.map_or(x, |limit| x.clamp(-limit, limit));
-        let f = |k: usize, x: f32| weights.activations[k].at(clip(x));
-        for (i, gate) in gates.iter_mut().enumerate() {
-            *gate = dot(&weights.w[i * x.len()..], x) + weights.bias.get(i).copied().unwrap_or(0.0);
-        }
-        let recurrent = |i: usize, h: &[f32]| {
-            dot(&weights.r[i * n..], h) + weights.bias.get(cell.gates() * n + i).copied().unwrap_or(0.0)
-        };
-        match cell {
-            Cell::Rnn => {
-                gates.iter_mut().enumerate().for_each(|(i, gate)| *gate += recurrent(i, h));
-                h.iter_mut().zip(&*gates).for_each(|(h, &gate)| *h = f(0, gate));
-            }
-            Cell::Gru => {
-                // Gates: update, reset, new state.
-                let (reset, candidate) = scratch.split_at_mut(n);
-                for (i, gate) in gates[..2 * n].iter_mut().enumerate() {
-                    *gate = f(0, *gate + recurrent(i, h));
-                }
-                for i in 0..n {
-                    reset[i] = gates[n + i] * h[i];
-                }
-                for i in 0..n {
-                    let from_state = match self.linear_before_reset {
-                        true => gates[n + i] * recurrent(2 * n + i, h),
-                        false => recurrent(2 * n + i, reset),
-                    };
-                    candidate[i] = f(1, gates[2 * n + i] + from_state);
-                }
-                for i in 0..n {
-                    h[i] = (1.0 - gates[i]) * candidate[i] + gates[i] * h[i];
-                }
-            }
-            Cell::Lstm => {
-                // Gates: input, output, forget, new cell state.
-                gates.iter_mut().enumerate().for_each(|(i, gate)| *gate += recurrent(i, h));
-                let peephole =
-                    |gate: usize, i: usize| weights.peephole.get(gate * n + i).copied().unwrap_or(0.0);
-                for i in 0..n {
-                    let input = f(0, gates[i] + peephole(0, i) * c[i]);
-                    let forget = f(0, gates[2 * n + i] + peephole(2, i) * c[i]);
-                    c[i] = forget * c[i] + input * f(1, gates[3 * n + i]);
-                    h[i] = f(0, gates[n + i] + peephole(1, i) * c[i]) * weights.activations[2].at(c[i]);
-                }
-            }
-        }
+    /// Emits [`RecurrentGrad`].
+    pub(crate) fn vjp(&self, cell: Cell, cx: &mut Vjp) -> Option<()> {
+        let slots = cell.cell_state().map_or(6, |c| c + 2);
+        let operands: Vec<_> = (0..slots).map(|i| cx.input(i)).collect();
+        let wrt: Vec<usize> =
+            (0..slots).filter(|&i| i != LENGTHS && operands[i].is_some() && cx.wants(i)).collect();
+        let ins: Vec<_> = (0..OPERANDS).map(|i| cx.d_output(i)).chain(operands).collect();
+        let op = RecurrentGrad { cell, form: self.clone(), wrt: wrt.clone() };
+        let gradients = cx.add_multi(Arc::new(op), &ins, wrt.len())?;
+        wrt.into_iter().zip(gradients).for_each(|(i, d)| cx.set(i, d));
+        Some(())
     }
 }
 
-/// Sizes of a batch of sequences.
-struct Sizes {
+/// Slots of operands that all three operators have.
+const X: usize = 0;
+const LENGTHS: usize = 4;
+const INITIAL: usize = 5;
+
+/// The way through all sequences of a batch: where everything lies.
+struct Walk {
+    form: Recurrence,
+    cell: Cell,
+    /// Slot of the sequences; the other operands follow.
+    at: usize,
     time: usize,
     batch: usize,
     width: usize,
     hidden: usize,
-    directions: usize,
 }
 
-/// What one direction reads.
-struct Weights<'a> {
-    w: &'a [f32],
-    r: &'a [f32],
-    bias: &'a [f32],
-    peephole: &'a [f32],
-    activations: &'a [Activation],
+impl Walk {
+    fn new(form: &Recurrence, cell: Cell, cx: &Lower, at: usize) -> Result<Walk, String> {
+        let (x, r) = (cx.typed::<f32>(at)?, cx.typed::<f32>(at + 2)?);
+        for i in (at + 1..cx.ins.len()).filter(|&i| i != at + LENGTHS && cx.optional(i).is_some()) {
+            cx.typed::<f32>(i)?;
+        }
+        match cx.optional(at + LENGTHS).map(|l| l.dtype) {
+            None | Some(DType::I32) => {}
+            Some(other) => return Err(format!("lengths should be int32, but are {other}")),
+        }
+        let ([first, second, width], [_, _, hidden]) = (&x.shape[..], &r.shape[..]) else {
+            return Err("sequences and recurrent weights should have three axes".into());
+        };
+        if *hidden == 0 {
+            return Err("the hidden state has no elements".into());
+        }
+        let (time, batch) = if form.batch_first { (second, first) } else { (first, second) };
+        let (time, batch, width, hidden) = (*time, *batch, *width, *hidden);
+        Ok(Walk { form: form.clone(), cell, at, time, batch, width, hidden })
+    }
+
+    /// Direction and place in the batch of each sequence.
+    fn sequences(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let batch = self.batch;
+        (0..self.form.directions()).flat_map(move |direction| (0..batch).map(move |b| (direction, b)))
+    }
+
+    /// Elements per direction of operand `i`, one of the weights.
+    fn weight(&self, i: usize) -> usize {
+        let rows = self.cell.gates() * self.hidden;
+        match i {
+            1 => rows * self.width,
+            2 => rows * self.hidden,
+            3 => 2 * rows,
+            _ => 3 * self.hidden,
+        }
+    }
+
+    fn unit<'a>(&'a self, operand: &impl Fn(usize) -> Option<&'a [f32]>, direction: usize) -> Unit<'a> {
+        let weight = |i: usize| {
+            let n = self.weight(i);
+            operand(self.at + i).map_or(&[][..], |all| &all[direction * n..][..n])
+        };
+        let activations = self.cell.activations().len();
+        Unit {
+            cell: self.cell,
+            width: self.width,
+            hidden: self.hidden,
+            w: weight(1),
+            r: weight(2),
+            bias: weight(3),
+            peephole: self.cell.cell_state().map_or(&[][..], |c| weight(c + 1)),
+            activations: &self.form.activations[direction * activations..][..activations],
+            clip: self.form.clip,
+            linear_before_reset: self.form.linear_before_reset,
+        }
+    }
+
+    /// Length of a sequence.
+    fn steps(&self, lengths: Option<&[i32]>, b: usize) -> Result<usize, String> {
+        let Some(&length) = lengths.and_then(|all| all.get(b)) else { return Ok(self.time) };
+        let fits = usize::try_from(length).ok().filter(|&n| n <= self.time);
+        fits.ok_or_else(|| format!("sequence {b} has length {length}, but there are {} steps", self.time))
+    }
+
+    /// The place in time of a step.
+    fn time(&self, direction: usize, step: usize, steps: usize) -> usize {
+        let reverse = direction == 1 || self.form.direction == Direction::Reverse;
+        if reverse { steps - 1 - step } else { step }
+    }
+
+    /// Where an element of a sequence lies.
+    fn element(&self, t: usize, b: usize) -> Range<usize> {
+        let row = if self.form.batch_first { b * self.time + t } else { t * self.batch + b };
+        row * self.width..(row + 1) * self.width
+    }
+
+    /// Where a state lies among the results.
+    fn result(&self, t: usize, direction: usize, b: usize) -> Range<usize> {
+        let directions = self.form.directions();
+        let row = match self.form.batch_first {
+            true => (b * self.time + t) * directions + direction,
+            false => (t * directions + direction) * self.batch + b,
+        };
+        row * self.hidden..(row + 1) * self.hidden
+    }
+
+    /// Where a state lies among the initial or the last ones.
+    fn state(&self, direction: usize, b: usize) -> Range<usize> {
+        let row = match self.form.batch_first {
+            true => b * self.form.directions() + direction,
+            false => direction * self.batch + b,
+        };
+        row * self.hidden..(row + 1) * self.hidden
+    }
+
+    /// Reads the initial state, 0 where it is omitted.
+    fn start<'a>(
+        &self,
+        operand: &impl Fn(usize) -> Option<&'a [f32]>,
+        direction: usize,
+        b: usize,
+        state: &mut [f32],
+    ) {
+        let (h, c) = state.split_at_mut(self.hidden);
+        for (to, slot) in [(h, Some(INITIAL)), (c, self.cell.cell_state())] {
+            match slot.and_then(|i| operand(self.at + i)) {
+                Some(all) => to.copy_from_slice(&all[self.state(direction, b)]),
+                None => to.fill(0.0),
+            }
+        }
+    }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+/// Number of results of a recurrent operator, whose gradients stand before its operands in [`RecurrentGrad`].
+const OPERANDS: usize = 3;
+
+/// `RecurrentGrad(d_sequence?, d_last?, d_last_cell?, x, w, r, bias?, lengths?, initial_h?, initial_c?, peephole?)`:
+/// gradients of operands of `RNN`, `GRU` or `LSTM`, by running each sequence again and going back through time (Werbos
+/// 1990, "Backpropagation through time: what it does and how to do it"). Gradients of results that are omitted are 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecurrentGrad {
+    cell: Cell,
+    form: Recurrence,
+    /// Slots of the operands whose gradients are the results, ascending.
+    wrt: Vec<usize>,
+}
+
+/// Reads the gradient.
+pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
+    let name = cx.attrs.str("of", "")?;
+    let cell = Cell::ALL.into_iter().find(|c| c.name() == name);
+    let cell = cell.ok_or_else(|| format!("attribute of names no recurrent operator: \"{name}\""))?;
+    let wrt = cx.attrs.sizes("wrt")?.ok_or("attribute wrt is missing")?;
+    let slots = cell.cell_state().map_or(6, |c| c + 2);
+    if wrt.iter().any(|&i| i == LENGTHS || i >= slots) || !wrt.is_sorted_by(|a, b| a < b) {
+        return Err(format!("attribute wrt should name slots of operands, but is {wrt:?}"));
+    }
+    Ok(RecurrentGrad { cell, form: Recurrence::parse(cell, cx)?, wrt }.into())
+}
+
+impl Op for RecurrentGrad {
+    fn name(&self) -> &str {
+        "RecurrentGrad"
+    }
+
+    fn domain(&self) -> &str {
+        "qat"
+    }
+
+    fn attrs(&self) -> Attrs {
+        let attrs = self.form.attrs(self.cell).with("of", Attr::Str(self.cell.name().into()));
+        attrs.with("wrt", Attr::Ints(self.wrt.iter().map(|&i| i as i64).collect()))
+    }
+
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        let operands: Vec<Option<Arg>> =
+            (OPERANDS..cx.len()).map(|i| cx.ty(i).ok().map(|ty| Arg { ty, value: cx.value(i) })).collect();
+        let results = self.form.infer(self.cell, &Infer::new(&operands, OPERANDS))?;
+        for (i, result) in results.iter().enumerate().filter(|(i, _)| cx.has(*i)) {
+            if !cx.ty(i)?.agrees(result) {
+                return Err(format!("the gradient of result {i} should be {result}, but is {}", cx.ty(i)?));
+            }
+        }
+        self.wrt.iter().map(|&i| cx.float(OPERANDS + i).cloned()).collect()
+    }
+
+    fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        for i in (0..OPERANDS).filter(|&i| cx.optional(i).is_some()) {
+            cx.typed::<f32>(i)?;
+        }
+        let (walk, wrt) = (Walk::new(&self.form, self.cell, cx, OPERANDS)?, self.wrt.clone());
+        let (cell, hidden) = (self.cell, walk.hidden);
+        let (state, record, scratch) = (cell.state(hidden), cell.record(hidden), cell.scratch(hidden));
+        // All states of a sequence, the records of its steps, the gradient of a state, and the scratch memory of a step.
+        let states = walk.time.checked_add(1).and_then(|n| n.checked_mul(state));
+        let records = walk.time.checked_mul(record);
+        let (Some(states), Some(records)) = (states, records) else {
+            return Err(format!("{} steps are too many", walk.time));
+        };
+        let workspace = states.checked_add(records).and_then(|n| n.checked_add(state + scratch));
+        let workspace = workspace.filter(|n| n.checked_mul(size_of::<f32>()).is_some());
+        let workspace = workspace.ok_or_else(|| format!("{} steps are too many", walk.time))?;
+        let run = move |io: &mut Io| {
+            let mut parts = io.split();
+            let mut gradients: [&mut [f32]; 8] = Default::default();
+            for (result, &slot) in wrt.iter().enumerate() {
+                gradients[slot] = parts.output(result);
+                gradients[slot].fill(0.0);
+            }
+            let [d_x, d_w, d_r, d_bias, _, d_initial, d_initial_cell, d_peephole] = gradients;
+            let (states, rest) = parts.workspace::<f32>()[..workspace].split_at_mut(states);
+            let (records, rest) = rest.split_at_mut(records);
+            let (d_state, scratch) = rest.split_at_mut(state);
+            let operand = |i| parts.optional::<f32>(i);
+            let x = operand(OPERANDS + X).unwrap_or_default();
+            let of_state = |i: usize, at: Range<usize>, d: &mut [f32]| match operand(i) {
+                Some(all) => d.iter_mut().zip(&all[at]).for_each(|(d, more)| *d += more),
+                None => {}
+            };
+            for (direction, b) in walk.sequences() {
+                let unit = walk.unit(&operand, direction);
+                let steps = walk.steps(parts.optional(OPERANDS + LENGTHS), b)?;
+                walk.start(&operand, direction, b, &mut states[..state]);
+                for step in 0..steps {
+                    let (before, after) = states[step * state..][..2 * state].split_at_mut(state);
+                    let x = &x[walk.element(walk.time(direction, step, steps), b)];
+                    unit.forward(x, before, after, &mut records[step * record..][..record]);
+                }
+                d_state.fill(0.0);
+                let (d_h, d_c) = d_state.split_at_mut(walk.hidden);
+                of_state(1, walk.state(direction, b), d_h);
+                of_state(2, walk.state(direction, b), d_c);
+                for step in (0..steps).rev() {
+                    let t = walk.time(direction, step, steps);
+                    of_state(0, walk.result(t, direction, b), &mut d_state[..walk.hidden]);
+                    let mut sums = Sums {
+                        x: d_x.get_mut(walk.element(t, b)).unwrap_or_default(),
+                        w: of_direction(d_w, direction, walk.weight(1)),
+                        r: of_direction(d_r, direction, walk.weight(2)),
+                        bias: of_direction(d_bias, direction, walk.weight(3)),
+                        peephole: of_direction(d_peephole, direction, walk.weight(7)),
+                    };
+                    let (before, after) = states[step * state..][..2 * state].split_at(state);
+                    let record = &records[step * record..][..record];
+                    let x = &x[walk.element(t, b)];
+                    unit.backward(x, [before, after], record, d_state, &mut sums, scratch);
+                }
+                let (d_h, d_c) = d_state.split_at(walk.hidden);
+                for (to, from) in [(&mut *d_initial, d_h), (&mut *d_initial_cell, d_c)] {
+                    if !to.is_empty() {
+                        to[walk.state(direction, b)].copy_from_slice(from);
+                    }
+                }
+            }
+            Ok(())
+        };
+        Ok(Step::new(run).workspace::<f32>(workspace))
+    }
+}
+
+/// The part of a direction, `n` elements; nothing of nothing.
+fn of_direction(all: &mut [f32], direction: usize, n: usize) -> &mut [f32] {
+    all.get_mut(direction * n..(direction + 1) * n).unwrap_or_default()
 }
 
 /// Defines a recurrent operator: its struct, its reader and its [`Op`](ir::Op).
@@ -400,7 +495,7 @@ macro_rules! operator {
 
         /// Reads the operator. Forms of it that are not computed here are carried through.
         pub fn parse(cx: &ir::Parse) -> Result<ir::Parsed, String> {
-            let form = crate::recurrent::Recurrence::parse(crate::recurrent::Cell::$cell, cx);
+            let form = crate::recurrent::Recurrence::parse(crate::cell::Cell::$cell, cx);
             let untouched = |_| crate::shapes::untouched(stringify!($name), cx);
             Ok(form.map_or_else(untouched, |form| $name { form }.into()))
         }
@@ -411,7 +506,7 @@ macro_rules! operator {
             }
 
             fn attrs(&self) -> ir::Attrs {
-                self.form.attrs(crate::recurrent::Cell::$cell)
+                self.form.attrs(crate::cell::Cell::$cell)
             }
 
             fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
@@ -422,11 +517,23 @@ macro_rules! operator {
             }
 
             fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
-                self.form.infer(crate::recurrent::Cell::$cell, cx)
+                self.form.infer(crate::cell::Cell::$cell, cx)
+            }
+
+            fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
+                self.form.vjp(crate::cell::Cell::$cell, cx)
             }
 
             fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
-                self.form.lower(crate::recurrent::Cell::$cell, cx)
+                self.form.lower(crate::cell::Cell::$cell, cx)
+            }
+
+            /// Weights and biases; of an LSTM the peepholes too.
+            fn params(&self) -> &'static [usize] {
+                match crate::cell::Cell::$cell {
+                    crate::cell::Cell::Lstm => &[1, 2, 3, 7],
+                    _ => &[1, 2, 3],
+                }
             }
         }
     };

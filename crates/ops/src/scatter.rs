@@ -1,7 +1,10 @@
-//! What the gathering and scattering operators share: positions in a tensor, and how an element joins what is there.
+//! What the gathering and scattering operators share: positions in a tensor, how an element joins what is there, and the
+//! gradient of that.
 
-use ir::{Attrs, Io, Lower, Step};
-use tensor::{DType, Element};
+use crate::reduce_prod::Factors;
+use crate::{Cast, Div, Equal, Mul};
+use ir::{Attrs, Io, Lower, Op, Step, ValueId, Vjp};
+use tensor::{DType, Element, Tensor};
 
 /// How a scattered element joins the one that is there (ONNX 16, 18).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,4 +114,63 @@ fn scatter<T: Element>(
         y[at] = join(y[at], update);
     }
     Ok(())
+}
+
+/// Gradients of data and updates: `scatter` and `gather` are the operators that write and read at the same places. Of a
+/// largest or smallest element, those that tie share the gradient.
+pub(crate) fn vjp<S: Op, G: Op + Copy>(
+    join: Join,
+    scatter: impl Fn(Join) -> S,
+    gather: G,
+    cx: &mut Vjp,
+) -> Option<()> {
+    let (dy, x, indices, updates) = (cx.d_output(0)?, cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let joined = |cx: &mut Vjp, join, x, updates| cx.add(scatter(join), &[x, indices, updates]);
+    let read = |cx: &mut Vjp, v| cx.add(gather, &[v, indices]);
+    match join {
+        Join::None | Join::Add => {
+            let d = match join {
+                Join::None => {
+                    let zeros = cx.dims(updates)?;
+                    let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
+                    joined(cx, join, dy, zeros)?
+                }
+                _ => dy,
+            };
+            cx.set(0, d);
+            let d = read(cx, dy)?;
+            cx.set(2, d);
+        }
+        Join::Mul => {
+            let (of_x, of_updates) = (Factors::of(cx, x)?, Factors::of(cx, updates)?);
+            let all = Factors {
+                zeros: joined(cx, Join::Add, of_x.zeros, of_updates.zeros)?,
+                product: joined(cx, Join::Mul, of_x.product, of_updates.product)?,
+            };
+            let d = of_x.gradient(cx, &all, dy)?;
+            cx.set(0, d);
+            let dy = read(cx, dy)?;
+            let all = Factors { zeros: read(cx, all.zeros)?, product: read(cx, all.product)? };
+            let d = of_updates.gradient(cx, &all, dy)?;
+            cx.set(2, d);
+        }
+        Join::Max | Join::Min => {
+            let y = cx.output(0);
+            let chosen = |cx: &mut Vjp, v: ValueId, y: ValueId| {
+                let equal = cx.add(Equal, &[v, y])?;
+                cx.add(Cast { to: DType::F32 }, &[equal])
+            };
+            let of_x = chosen(cx, x, y)?;
+            let y = read(cx, y)?;
+            let of_updates = chosen(cx, updates, y)?;
+            let ties = joined(cx, Join::Add, of_x, of_updates)?;
+            let share = cx.add(Div, &[dy, ties])?;
+            let d = cx.add(Mul, &[share, of_x])?;
+            cx.set(0, d);
+            let share = read(cx, share)?;
+            let d = cx.add(Mul, &[share, of_updates])?;
+            cx.set(2, d);
+        }
+    }
+    Some(())
 }

@@ -6,7 +6,6 @@ use crate::scatter::{self, Join, index, position};
 use crate::shapes::axis;
 use ir::{Attrs, Infer, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::strides;
-use tensor::{DType, Tensor};
 
 /// `ScatterElements(data, indices, updates)`: `data`, with each element of `updates` at the place where
 /// [`GatherElements`] would read it. Indices are i64.
@@ -42,23 +41,8 @@ impl Op for ScatterElements {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let (dy, indices) = (cx.d_output(0)?, cx.input(1)?);
-        match self.reduction {
-            Join::None if cx.wants(0) => {
-                let zeros = cx.dims(cx.input(2)?)?;
-                let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
-                let d = cx.add(*self, &[dy, indices, zeros])?;
-                cx.set(0, d);
-            }
-            Join::None => {}
-            Join::Add => cx.set(0, dy),
-            _ => return None,
-        }
-        if cx.wants(2) {
-            let d = cx.add(GatherElements { axis: self.axis }, &[dy, indices])?;
-            cx.set(2, d);
-        }
-        Some(())
+        let op = |reduction| ScatterElements { reduction, ..*self };
+        scatter::vjp(self.reduction, op, GatherElements { axis: self.axis }, cx)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
@@ -77,6 +61,7 @@ impl Op for ScatterElements {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
+    use tensor::Tensor;
 
     #[test]
     fn values() {

@@ -4,7 +4,6 @@ use crate::GatherND;
 use crate::scatter::{self, Join, index};
 use ir::{Attrs, Infer, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::strides;
-use tensor::{DType, Tensor};
 
 /// `ScatterND(data, indices, updates)`: `data`, with each slice of `updates` at the place where [`GatherND`] would read
 /// it. Indices are i64.
@@ -38,23 +37,7 @@ impl Op for ScatterND {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let (dy, indices) = (cx.d_output(0)?, cx.input(1)?);
-        match self.reduction {
-            Join::None if cx.wants(0) => {
-                let zeros = cx.dims(cx.input(2)?)?;
-                let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
-                let d = cx.add(*self, &[dy, indices, zeros])?;
-                cx.set(0, d);
-            }
-            Join::None => {}
-            Join::Add => cx.set(0, dy),
-            _ => return None,
-        }
-        if cx.wants(2) {
-            let d = cx.add(GatherND::default(), &[dy, indices])?;
-            cx.set(2, d);
-        }
-        Some(())
+        scatter::vjp(self.reduction, |reduction| ScatterND { reduction }, GatherND::default(), cx)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
@@ -77,6 +60,7 @@ impl Op for ScatterND {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
+    use tensor::Tensor;
 
     #[test]
     fn values() {

@@ -1,30 +1,49 @@
 //! Drawn operands and gradient checks, shared by the tests of all operators.
 //!
 //! [`run`] evaluates one operation in every way in which the executor may run it: row-major, channels-last where the
-//! operator allows both, and with results written over operands; all must give the same bits. [`check_gradient`] holds the
-//! gradients that an operator emits against central differences of a random projection of its results.
+//! operator allows both, and with results written over operands; all must give the same bits. [`Check`] holds the gradients
+//! that an operator emits against differences of a random projection of its results.
 
 use ir::{Arg, Graph, Infer, Io, Kind, Layout, Layouts, Lower, Op, Operand, Role, Type, ValueId, Vjp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::{DType, Tensor};
 
-/// A source of drawn numbers: a 64-bit linear congruential generator, a function of its seed alone.
-pub(crate) struct Draw(u64);
+/// A source of drawn numbers: a 64-bit linear congruential generator, a function of its seed alone; choices may be given.
+pub(crate) struct Draw {
+    state: u64,
+    choices: std::vec::IntoIter<u16>,
+}
 
 impl Draw {
     pub fn new(seed: u64) -> Draw {
-        Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d)
+        Draw::chosen(seed, Vec::new())
+    }
+
+    /// The first integers are drawn by these choices, from the smallest for 0 to the largest: what shrinks a choice makes
+    /// the case simpler. Elements of tensors come from the seed.
+    pub fn chosen(seed: u64, choices: Vec<u16>) -> Draw {
+        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
+        Draw { state, choices: choices.into_iter() }
     }
 
     fn bits(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 33) as u32
     }
 
     /// An integer in `from..to`.
     pub fn int(&mut self, from: usize, to: usize) -> usize {
-        from + self.bits() as usize % (to - from)
+        from + match self.choices.next() {
+            Some(choice) => (choice as usize * (to - from)) >> 16,
+            None => self.bits() as usize % (to - from),
+        }
+    }
+
+    /// True once in `n` times, and not for the simplest choice.
+    pub fn chance(&mut self, n: usize) -> bool {
+        self.int(0, n) == n - 1
     }
 
     /// One of the items.
@@ -40,6 +59,20 @@ impl Draw {
     /// `rank` sizes in `1..=max`.
     pub fn shape(&mut self, rank: usize, max: usize) -> Vec<usize> {
         (0..rank).map(|_| self.int(1, max + 1)).collect()
+    }
+
+    /// Up to `to` sizes, at least `from`, that make at most 243 elements.
+    pub fn dims(&mut self, from: usize, to: usize) -> Vec<usize> {
+        let rank = self.int(from, to + 1);
+        self.shape(rank, [6, 6, 6, 5, 3, 3][rank])
+    }
+
+    /// A float tensor of some of the values.
+    pub fn among(&mut self, shape: &[usize], values: &[f32]) -> Tensor {
+        Tensor::new(
+            shape,
+            (0..shape.iter().product()).map(|_| values[self.bits() as usize % values.len()]).collect(),
+        )
     }
 
     /// A float tensor with elements in `lo..hi`.
@@ -65,7 +98,7 @@ impl Draw {
         let n: usize = shape.iter().product();
         let mut values: Vec<f32> = (0..n).map(|i| (i as f32 - n as f32 / 2.0) * 0.1875).collect();
         for i in (1..n).rev() {
-            values.swap(i, self.int(0, i + 1));
+            values.swap(i, self.bits() as usize % (i + 1));
         }
         Tensor::new(shape, values)
     }
@@ -331,7 +364,6 @@ pub(crate) fn check_gradient(op: impl Op, ins: &[&Tensor], outs: usize, wrt: &[u
 }
 
 /// As [`check_gradient`], with omitted operands and a tolerance. Results that are not floats do not count.
-#[allow(clippy::unwrap_used)]
 pub(crate) fn check_gradient_within(
     op: Arc<dyn Op>,
     ins: &[Option<&Tensor>],
@@ -339,77 +371,139 @@ pub(crate) fn check_gradient_within(
     wrt: &[usize],
     tolerance: Tolerance,
 ) {
-    let what = format!("{op:?} on {ins:?}");
-    let results = run(&*op, ins, outs).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let mut draw = Draw::new(results.iter().map(Tensor::len).sum::<usize>() as u64);
-    let weights: Vec<Option<Tensor>> = results
-        .iter()
-        .map(|y| (y.dtype() == DType::F32).then(|| draw.tensor(y.shape(), -1.0, 1.0)))
-        .collect();
-
-    // The gradients that the operator emits.
-    let mut graph = Graph::new("check");
-    let values: Vec<Option<ValueId>> = ins
-        .iter()
-        .enumerate()
-        .map(|(i, t)| {
-            t.map(|t| match wrt.contains(&i) {
-                true => graph.add_variable("x", t.clone(), Role::Param("test".into())),
-                false => graph.add_const("c", t.clone()),
-            })
-        })
-        .collect();
-    let names: Vec<String> = (0..outs).map(|i| format!("y{i}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let node = graph.add_node(op.clone(), &values, "y", &names).unwrap();
-    let mut projected = Vec::new();
-    for (i, w) in weights.iter().enumerate() {
-        if let Some(w) = w {
-            let r = graph.add_const("r", w.clone());
-            projected.extend([Some(ValueId { node, out: i as u16 }), Some(r)]);
-        }
+    let check = Check { op, ins, outs, read: (0..outs).collect(), wrt, tolerance, most: usize::MAX };
+    match check.run() {
+        Ok(Agreement { unclear: 0, .. }) => {}
+        Ok(agreement) => panic!("{agreement:?}: differences tell no slope, of {check:?}"),
+        Err(e) => panic!("{e}, of {check:?}"),
     }
-    let loss = graph.add_node(Arc::new(Project), &projected, "loss", &["loss"]).unwrap();
-    let wanted: Vec<ValueId> = wrt.iter().map(|&i| values[i].unwrap()).collect();
-    let grads = ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus))
-        .unwrap_or_else(|e| panic!("{what}: {e}"));
-    graph.check().unwrap_or_else(|e| panic!("{what}: {e}"));
-    let known = evaluate(&graph, loss.into());
+}
 
-    for (&i, grad) in wrt.iter().zip(grads) {
-        let x = ins[i].unwrap();
-        let got = match grad {
-            Some(g) => {
-                assert_eq!(known[&g].shape(), x.shape(), "shape of the gradient of operand {i} of {what}");
-                known[&g].to_f64()
+/// The gradients of an operation, to be held against differences.
+#[derive(Debug)]
+pub(crate) struct Check<'a> {
+    pub op: Arc<dyn Op>,
+    pub ins: &'a [Option<&'a Tensor>],
+    pub outs: usize,
+    /// The results that are read. Those that are not floats do not count.
+    pub read: Vec<usize>,
+    /// The operands whose gradients are checked.
+    pub wrt: &'a [usize],
+    pub tolerance: Tolerance,
+    /// How many elements of each operand are tried at most, evenly over it.
+    pub most: usize,
+}
+
+/// What a [`Check`] compared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Agreement {
+    /// Elements whose gradient is the slope.
+    pub agreeing: usize,
+    /// Others, near which there is a kink or a jump: differences of two widths tell different slopes.
+    pub unclear: usize,
+}
+
+impl Check<'_> {
+    /// Compares.
+    ///
+    /// # Errors
+    /// A sentence on the first element whose gradient is not the slope.
+    #[allow(clippy::unwrap_used)]
+    pub fn run(&self) -> Result<Agreement, String> {
+        let Check { op, ins, outs, wrt, .. } = self;
+        let results = run(&**op, ins, *outs)?;
+        let mut draw = Draw::new(results.iter().map(Tensor::len).sum::<usize>() as u64);
+        let weight = |(i, y): (usize, &Tensor)| {
+            let counts = y.dtype() == DType::F32 && self.read.contains(&i);
+            counts.then(|| draw.tensor(y.shape(), -1.0, 1.0))
+        };
+        let weights: Vec<Option<Tensor>> = results.iter().enumerate().map(weight).collect();
+
+        // The gradients that the operator emits.
+        let mut graph = Graph::new("check");
+        let values: Vec<Option<ValueId>> = ins
+            .iter()
+            .enumerate()
+            .map(|(i, t)| {
+                t.map(|t| match wrt.contains(&i) {
+                    true => graph.add_variable("x", t.clone(), Role::Param("test".into())),
+                    false => graph.add_const("c", t.clone()),
+                })
+            })
+            .collect();
+        let names: Vec<String> = (0..*outs).map(|i| format!("y{i}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let node = graph.add_node(op.clone(), &values, "y", &names).map_err(|e| e.to_string())?;
+        let mut projected = Vec::new();
+        for (i, w) in weights.iter().enumerate() {
+            if let Some(w) = w {
+                let r = graph.add_const("r", w.clone());
+                projected.extend([Some(ValueId { node, out: i as u16 }), Some(r)]);
             }
-            None => vec![0.0; x.len()],
-        };
-        let project = |x: &Tensor| -> f64 {
-            let mut ins = ins.to_vec();
-            ins[i] = Some(x);
-            let outs = ir::eval(&*op, &ins, outs).unwrap();
-            let terms =
-                outs.iter().zip(&weights).filter_map(|(y, w)| w.as_ref().map(|w| (y.to_f64(), w.to_f64())));
-            terms.map(|(y, w)| y.iter().zip(w).map(|(y, w)| y * w).sum::<f64>()).sum()
-        };
-        let slope = |at: usize| {
-            let moved = |by: f32| {
-                let mut values = x.to_f32();
-                values[at] += by;
-                (values[at] as f64, project(&Tensor::new(x.shape(), values)))
-            };
-            let ((a, low), (b, high)) = (moved(-tolerance.step), moved(tolerance.step));
-            (high - low) / (b - a)
-        };
-        let want: Vec<f64> = (0..x.len()).map(slope).collect();
-        let scale = want.iter().fold(1e-1f64, |m, w| m.max(w.abs()));
-        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-            assert!(
-                (got - want).abs() <= tolerance.relative * scale,
-                "element {at} of the gradient of operand {i}: {got}, but by differences {want}, of {what}"
-            );
         }
+        let loss = graph.add_node(Arc::new(Project), &projected, "loss", &["loss"]).unwrap();
+        let wanted: Vec<ValueId> = wrt.iter().map(|&i| values[i].unwrap()).collect();
+        let grads =
+            ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus)).map_err(|e| e.to_string())?;
+        graph.check().map_err(|e| e.to_string())?;
+        let known = evaluate(&graph, loss.into());
+
+        let mut agreement = Agreement::default();
+        for (&i, grad) in wrt.iter().zip(grads) {
+            let x = ins[i].unwrap();
+            let got = match grad {
+                Some(g) if known[&g].shape() != x.shape() => {
+                    return Err(format!("the gradient of operand {i} has the shape {:?}", known[&g].shape()));
+                }
+                Some(g) => known[&g].to_f64(),
+                None => vec![0.0; x.len()],
+            };
+            let project = |x: &Tensor| -> f64 {
+                let mut ins = ins.to_vec();
+                ins[i] = Some(x);
+                let outs = ir::eval(&**op, &ins, *outs).unwrap();
+                let read = outs.iter().zip(&weights).filter_map(|(y, w)| w.as_ref().map(|w| (y, w)));
+                let terms = read.map(|(y, w)| (y.to_f64(), w.to_f64()));
+                terms.map(|(y, w)| y.iter().zip(w).map(|(y, w)| y * w).sum::<f64>()).sum()
+            };
+            let here = project(x);
+            // Slopes over `width` to the left and to the right.
+            let slopes = |at: usize, width: f32| {
+                [-width, width].map(|by| {
+                    let mut values = x.to_f32();
+                    let from = values[at];
+                    values[at] += by;
+                    let moved = f64::from(values[at] - from);
+                    (project(&Tensor::new(x.shape(), values)) - here) / moved
+                })
+            };
+            let (step, stride) = (self.tolerance.step, x.len().div_ceil(self.most).max(1));
+            let slopes: Vec<(usize, [f64; 2], [f64; 2])> = (i % stride..x.len())
+                .step_by(stride)
+                .map(|at| (at, slopes(at, step), slopes(at, 0.5 * step)))
+                .collect();
+            let central = |[left, right]: [f64; 2]| 0.5 * (left + right);
+            let scale = slopes.iter().fold(1e-1f64, |m, (.., narrow)| m.max(central(*narrow).abs()));
+            let tolerance = self.tolerance.relative * scale;
+            for (at, wide, narrow) in slopes {
+                // Central differences of two widths cancel the cubic term of the function (Richardson 1911).
+                let (got, want) = (got[at], (4.0 * central(narrow) - central(wide)) / 3.0);
+                // Of a smooth function, the slopes to both sides approach each other with the width.
+                let apart = |[left, right]: [f64; 2]| right - left;
+                let kink = (2.0 * apart(narrow) - apart(wide)).abs() > tolerance
+                    || (central(wide) - central(narrow)).abs() > tolerance;
+                if (got - want).abs() <= tolerance {
+                    agreement.agreeing += 1;
+                } else if kink {
+                    agreement.unclear += 1;
+                } else {
+                    return Err(format!(
+                        "element {at} of the gradient of operand {i} is {got}, but {want} by differences"
+                    ));
+                }
+            }
+        }
+        Ok(agreement)
     }
 }
 

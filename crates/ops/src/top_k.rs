@@ -5,6 +5,7 @@ use crate::scatter::Join;
 use crate::shapes::{axis, integers, untouched};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use std::cmp::Ordering;
+use std::sync::Arc;
 use tensor::{DType, Element, Tensor};
 
 /// `TopK(x, k)`: the `k` (a constant) largest elements along an axis, in order, and their indices (i64). Of equal elements
@@ -62,12 +63,13 @@ impl Op for TopK {
 
     /// What was chosen gets the gradient.
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        if cx.outs() < 2 {
-            return None;
-        }
+        let indices = match cx.outs() {
+            0 | 1 => cx.add_multi(Arc::new(*self), &[cx.input(0), cx.input(1)], 2)?[1],
+            _ => cx.output(1),
+        };
         let zeros = cx.dims(cx.input(0)?)?;
         let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
-        let (dy, indices) = (cx.d_output(0)?, cx.output(1));
+        let dy = cx.d_output(0)?;
         let d = cx.add(ScatterElements { axis: self.axis, reduction: Join::Add }, &[zeros, indices, dy])?;
         cx.set(0, d);
         Some(())
