@@ -1,6 +1,6 @@
 //! The contract of an operator. This crate names none: it asks.
 
-use crate::{Body, Layouts, Lower, Step, Type, Vjp};
+use crate::{Layouts, Lower, Step, Subgraph, Type, Vjp};
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Debug;
@@ -19,7 +19,7 @@ pub enum Attr {
     Strs(Vec<String>),
     Tensor(Tensor),
     /// A sub-graph, read.
-    Graph(Body),
+    Graph(Subgraph),
     /// Anything else (types, sparse tensors, sub-graphs that could not be read): the encoded `AttributeProto`, untouched.
     Raw(Bytes),
 }
@@ -127,9 +127,9 @@ impl Attrs {
     }
 
     /// A sub-graph, where the attribute is one that was read.
-    pub fn body(&self, name: &str) -> Option<&Body> {
+    pub fn subgraph(&self, name: &str) -> Option<&Subgraph> {
         match self.get(name) {
-            Some(Attr::Graph(body)) => Some(body),
+            Some(Attr::Graph(subgraph)) => Some(subgraph),
             _ => None,
         }
     }

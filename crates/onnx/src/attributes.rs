@@ -4,7 +4,7 @@ use crate::proto::AttributeProto;
 use crate::proto::attribute_proto::AttributeType as T;
 use crate::tensors;
 use bytes::Bytes;
-use ir::{Attr, Attrs, Body};
+use ir::{Attr, Attrs, Subgraph};
 use prost::Message;
 
 /// Which field holds the value. IR version 1 did not say it.
@@ -116,7 +116,7 @@ pub(crate) fn write(name: &str, attr: &Attr) -> Result<AttributeProto, String> {
             a.t = Some(tensors::from_tensor("", x));
             T::Tensor
         }
-        Attr::Graph(Body { encoded: x, .. }) | Attr::Raw(x) => {
+        Attr::Graph(Subgraph { encoded: x, .. }) | Attr::Raw(x) => {
             let error = |e| format!("attribute {name} is not an encoded attribute: {e}");
             return Ok(AttributeProto {
                 name: Some(name.to_string()),

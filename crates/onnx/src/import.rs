@@ -6,7 +6,7 @@ use crate::proto::{
     attribute_proto,
 };
 use crate::{Meta, ModelError, attributes, subgraph, tensors, types};
-use ir::{Attr, Attrs, Body, Graph, Opaque, Parse, Registry, Type, ValueId};
+use ir::{Attr, Attrs, Graph, Opaque, Parse, Registry, Subgraph, Type, ValueId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -352,7 +352,7 @@ impl Reader<'_> {
             let reader = Reader { graph: Graph::new(file.name()), meta: &mut meta, cx: self.cx, scope };
             match reader.read(file, &around) {
                 Ok(graph) => {
-                    let body = Body { graph: Arc::new(graph), captured: captured.len(), encoded };
+                    let body = Subgraph { graph: Arc::new(graph), captured: captured.len(), encoded };
                     attrs.set(a.name(), Attr::Graph(body));
                 }
                 Err(e) => {

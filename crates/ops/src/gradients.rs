@@ -375,7 +375,7 @@ const DRAWN: &[(&str, &str, Case)] = &[
     ("", "Reshape", |d| {
         let x = d.dims(0, 4);
         let len: usize = x.iter().product();
-        let first = (1..=len).filter(|n| len % n == 0).nth(d.int(0, 2)).unwrap_or(1);
+        let first = (1..=len).filter(|&n| len.is_multiple_of(n)).nth(d.int(0, 2)).unwrap_or(1);
         let to = if d.chance(2) { vec![first as i64, -1] } else { vec![-1, 1, first as i64] };
         Drawn::of([d.tensor(&x, -2.0, 2.0), Tensor::new(&[to.len()], to)])
     }),

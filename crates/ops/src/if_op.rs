@@ -1,7 +1,7 @@
 //! `If` (ONNX 1 to 25): one of two sub-graphs.
 
 use crate::shapes::untouched;
-use ir::{Attr, Attrs, Body, Infer, Op, Parse, Parsed, Type};
+use ir::{Attr, Attrs, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
 
 /// `If(cond, captured...)`: the results of one sub-graph where `cond`, a bool of one element, is true, of the other where it is
@@ -9,17 +9,17 @@ use tensor::Tensor;
 #[derive(Clone, Debug, PartialEq)]
 pub struct If {
     /// Runs where the condition is true.
-    pub then_branch: Body,
+    pub then_branch: Subgraph,
     /// Runs where it is false.
-    pub else_branch: Body,
+    pub else_branch: Subgraph,
 }
 
 /// Reads the operator, where its sub-graphs could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let branch = |name| cx.attrs.body(name).filter(|b: &&Body| b.formals() == 0).cloned();
+    let branch = |name| cx.attrs.subgraph(name).filter(|b: &&Subgraph| b.formals() == 0).cloned();
     match (branch("then_branch"), branch("else_branch")) {
         (Some(then_branch), Some(else_branch)) => {
-            let results = |b: &Body| b.graph.outputs().len();
+            let results = |b: &Subgraph| b.graph.outputs().len();
             if let Some(b) = [&then_branch, &else_branch].into_iter().find(|b| results(b) < cx.outs) {
                 return Err(format!("a branch should have {} results, but has {}", cx.outs, results(b)));
             }
@@ -31,7 +31,7 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
 
 impl If {
     /// The branch that is taken.
-    pub fn branch(&self, cond: &Tensor) -> Result<&Body, String> {
+    pub fn branch(&self, cond: &Tensor) -> Result<&Subgraph, String> {
         match cond.to_i64()[..] {
             [cond] => Ok(if cond != 0 { &self.then_branch } else { &self.else_branch }),
             _ => Err(format!("the condition should be one bool, but has the shape {:?}", cond.shape())),

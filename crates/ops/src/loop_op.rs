@@ -2,7 +2,7 @@
 
 use crate::Concat;
 use crate::shapes::untouched;
-use ir::{Attr, Attrs, Body, Dim, Infer, Op, Parse, Parsed, Type};
+use ir::{Attr, Attrs, Dim, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::{DType, Tensor};
 
 /// More rounds than this are taken for a loop that never ends.
@@ -14,12 +14,12 @@ const ROUNDS: i64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loop {
     /// What runs in each round.
-    pub body: Body,
+    pub body: Subgraph,
 }
 
 /// Reads the operator, where its sub-graph could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let Some(body) = cx.attrs.body("body").filter(|b| b.formals() >= 2).cloned() else {
+    let Some(body) = cx.attrs.subgraph("body").filter(|b| b.formals() >= 2).cloned() else {
         return Ok(untouched("Loop", cx));
     };
     let (carried, results) = (body.formals() - 2, body.graph.outputs().len());

@@ -433,9 +433,10 @@ impl Op for RecurrentGrad {
             let (d_state, scratch) = rest.split_at_mut(state);
             let operand = |i| parts.optional::<f32>(i);
             let x = operand(OPERANDS + X).unwrap_or_default();
-            let of_state = |i: usize, at: Range<usize>, d: &mut [f32]| match operand(i) {
-                Some(all) => d.iter_mut().zip(&all[at]).for_each(|(d, more)| *d += more),
-                None => {}
+            let of_state = |i: usize, at: Range<usize>, d: &mut [f32]| {
+                if let Some(all) = operand(i) {
+                    d.iter_mut().zip(&all[at]).for_each(|(d, more)| *d += more);
+                }
             };
             for (direction, b) in walk.sequences() {
                 let unit = walk.unit(&operand, direction);

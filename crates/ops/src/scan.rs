@@ -3,7 +3,7 @@
 use crate::Gather;
 use crate::loop_op::stacked;
 use crate::shapes::{axis, untouched};
-use ir::{Attr, Attrs, Body, Dim, Infer, Op, Parse, Parsed, Type};
+use ir::{Attr, Attrs, Dim, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
 
 /// One sequence: the axis of its steps, and whether they go from the last to the first.
@@ -20,7 +20,7 @@ pub struct Sequence {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scan {
     /// What runs in each step.
-    pub body: Body,
+    pub body: Subgraph,
     /// The sequences that are read.
     pub read: Vec<Sequence>,
     /// The sequences that are made.
@@ -31,7 +31,7 @@ pub struct Scan {
 
 /// Reads the operator, where its sub-graph could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let Some(body) = cx.attrs.body("body").cloned() else { return Ok(untouched("Scan", cx)) };
+    let Some(body) = cx.attrs.subgraph("body").cloned() else { return Ok(untouched("Scan", cx)) };
     let reads = usize::try_from(cx.attrs.int("num_scan_inputs", 0)?).unwrap_or(0);
     let (formals, results) = (body.formals(), body.graph.outputs().len());
     if reads == 0 || reads > formals {

@@ -14,7 +14,7 @@
 
 use crate::inline_branches::replace_by;
 use crate::pass::{Pass, Report, operations};
-use ir::{Body, Dim, Graph, GraphError, Kind, NodeId, ValueId};
+use ir::{Dim, Graph, GraphError, Kind, NodeId, Subgraph, ValueId};
 use ops::{Concat, Gather, Identity, Loop, Scan, Sequence, Unsqueeze};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Pass for UnrollLoops {
 
 /// A loop of known length.
 struct Plan {
-    body: Body,
+    body: Subgraph,
     rounds: usize,
     /// What the first round begins with.
     states: Vec<ValueId>,

@@ -102,7 +102,7 @@ fn attribute(a: &Attr) -> String {
         Attr::Floats(x) => list(x, |&x| float(x as f64)),
         Attr::Strs(x) => list(x, |x| format!("{x:?}")),
         Attr::Tensor(t) => format!("{}{:?} {}", t.dtype(), t.shape(), constant(t)),
-        Attr::Graph(body) => print(&body.graph).trim_end().replace('\n', "\n    "),
+        Attr::Graph(inner) => print(&inner.graph).trim_end().replace('\n', "\n    "),
         Attr::Raw(bytes) => format!("\"{} bytes\"", bytes.len()),
     }
 }

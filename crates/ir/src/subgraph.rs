@@ -9,7 +9,7 @@ use tensor::Tensor;
 /// A graph inside of an attribute. Where it reads a value of the graph around it by name (*captures* it), it has an input
 /// for that behind its own ones, and the node that holds it an operand behind those that are written.
 #[derive(Clone, Debug)]
-pub struct Body {
+pub struct Subgraph {
     /// The graph: its own inputs, then those for what it captures.
     pub graph: Arc<Graph>,
     /// How many of the inputs stand for captured values.
@@ -18,13 +18,13 @@ pub struct Body {
     pub encoded: Bytes,
 }
 
-impl PartialEq for Body {
-    fn eq(&self, other: &Body) -> bool {
+impl PartialEq for Subgraph {
+    fn eq(&self, other: &Subgraph) -> bool {
         self.encoded == other.encoded
     }
 }
 
-impl Body {
+impl Subgraph {
     /// Number of inputs of its own.
     pub fn formals(&self) -> usize {
         self.graph.inputs().len() - self.captured
