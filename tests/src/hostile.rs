@@ -75,8 +75,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let graph = ir::text::parse(&std::fs::read_to_string(path).ok()?, &ops::Ops).ok()?;
         onnx::export(&graph, &onnx::Meta::default(), None).ok().map(|(model, _)| model.encode_to_vec())
     });
+    let folders = ["../fixtures/digits", "../fixtures/control-flow"].into_iter();
     let fixtures =
-        files("../fixtures/digits", "onnx").into_iter().filter_map(|path| std::fs::read(path).ok());
+        folders.flat_map(|folder| files(folder, "onnx")).filter_map(|path| std::fs::read(path).ok());
     texts.chain(fixtures).collect()
 }
 
@@ -173,10 +174,24 @@ pub fn mutate(model: &mut ModelProto, dice: &mut Dice) {
         }
         _ => {
             let names = model.graph.as_ref().map(values).unwrap_or_default();
-            if let Some(node) = model.graph.as_mut().and_then(|g| dice.of_mut(&mut g.node)) {
+            let nodes = match dice.of_mut(&mut model.functions) {
+                Some(function) if dice.below(3) == 0 => Some(&mut function.node),
+                _ => model.graph.as_mut().map(|g| &mut g.node),
+            };
+            if let Some(node) = nodes.and_then(|nodes| inside(nodes, dice)) {
                 operation(node, &names, dice);
             }
         }
+    }
+}
+
+/// One of the nodes, or of those in their sub-graphs.
+fn inside<'a>(nodes: &'a mut [NodeProto], dice: &mut Dice) -> Option<&'a mut NodeProto> {
+    let node = dice.of_mut(nodes)?;
+    let deeper = node.attribute.iter().position(|a| a.g.as_ref().is_some_and(|g| !g.node.is_empty()));
+    match deeper {
+        Some(at) if dice.below(3) > 0 => inside(&mut node.attribute[at].g.as_mut()?.node, dice),
+        _ => Some(node),
     }
 }
 

@@ -336,3 +336,30 @@ fn sub_graphs_are_carried_through() {
     assert_eq!(done.int8_weights(), 1);
     assert!(done.sqnr[0] > 25.0, "{:?}", done.sqnr);
 }
+
+/// What scikit-learn's converter writes behind a network: a map of classes to probabilities, of a domain that is not known.
+/// The scores are there all the same; the map is refused when it is asked for, and carried through.
+#[test]
+fn operators_behind_the_scores_may_be_unknown() {
+    let map = NodeProto { domain: Some("ai.onnx.ml".into()), ..node("ZipMap", "zip", &["p"], &["map"]) };
+    let nodes =
+        vec![node("MatMul", "product", &["x", "w"], &["a"]), node("Softmax", "softmax", &["a"], &["p"]), map];
+    let outputs = vec![
+        info("p", DType::F32, &[-1, 16]),
+        ValueInfoProto { name: Some("map".into()), ..Default::default() },
+    ];
+    let file = model(nodes, vec![weight("w", &[16, 16])], info("x", DType::F32, &[-1, 16]), outputs);
+    let (mut graph, meta) = onnx::import(file, &ops::Ops).unwrap();
+    graph.bind(|_, _| Some(2)).unwrap();
+    let mut machine = exec::Machine::new(exec::Program::compile(&graph).unwrap().into());
+    machine.run().unwrap();
+    let sum: f64 = machine.output("p").unwrap().to_f64().iter().sum();
+    assert!((sum - 2.0).abs() < 1e-5, "{sum}");
+    let message = machine.output("map").unwrap_err().to_string();
+    assert!(
+        message.contains("ZipMap node \"zip\": the operator ZipMap of the domain ai.onnx.ml is not known"),
+        "{message}"
+    );
+    let (written, _) = onnx::export(&graph, &meta, None).unwrap();
+    assert!(written.graph.unwrap().node.iter().any(|n| n.op_type() == "ZipMap"));
+}

@@ -243,8 +243,11 @@ impl Machine {
     /// A copy of an output of the last run.
     ///
     /// # Errors
-    /// When there is no such output.
+    /// When there is no such output, or it stands behind an operator that is not known.
     pub fn output(&self, name: &str) -> Result<Tensor, Error> {
+        if let Some((_, why)) = self.program.missing.iter().find(|(n, _)| n == name) {
+            return Err(why.clone());
+        }
         let late = self.program.tail.outputs.iter().find(|(n, _)| n == name);
         if let Some(value) = late.and_then(|&(_, value)| self.late.get(value)?.clone()) {
             return Ok(value);

@@ -3,7 +3,10 @@
 use crate::layout::{Seen, choose, neutral};
 use crate::memory::{Buffer, Lifetime, share};
 use crate::tail::Tail;
-use ir::{Graph, GraphError, Kind, Layout, Lower, NodeId, Operand, Output, Step, Type, Update, ValueId};
+use ir::{
+    Graph, GraphError, Kind, Layout, Lower, Node, NodeId, Opaque, Operand, Output, Step, Type, Update,
+    ValueId,
+};
 use kernels::relayout;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -60,6 +63,8 @@ pub struct Program {
     pub(crate) instrs: Vec<Instr>,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
+    /// Outputs that cannot be computed, and why.
+    pub(crate) missing: Vec<(String, Error)>,
     pub(crate) variables: Vec<Port>,
     /// What runs behind the steps, bound to its shapes as it runs.
     pub(crate) tail: Tail,
@@ -108,21 +113,30 @@ struct Compiler<'g> {
 impl Program {
     /// Compiles what the outputs and updates of `graph` need. All sizes of the inputs must be known (see
     /// [`Graph::bind`]). What cannot be bound to its shapes before it runs, because they depend on data, or because an
-    /// operand that should be a constant is computed, runs operation by operation behind the rest.
+    /// operand that should be a constant is computed, runs operation by operation behind the rest. Outputs behind an operator
+    /// that is not known are left out: [`Machine::output`](crate::Machine::output) says why.
     ///
     /// # Errors
-    /// When a size of an input is open or an operator is not known: names it.
+    /// When a size of an input is open, or an update or every output needs an operator that is not known: names it.
     pub fn compile(graph: &Graph) -> Result<Program, Error> {
         let live = live(graph);
         let order: Vec<NodeId> = graph.order()?.into_iter().filter(|id| live.contains(id)).collect();
         let mut c = Compiler { graph, tensors: Vec::new(), drafts: Vec::new(), values: HashMap::new() };
         let mut late = Vec::new();
+        let mut refused: HashMap<NodeId, Error> = HashMap::new();
         for &id in &order {
-            if !c.node(id)? {
+            let node = graph.node(id);
+            let behind = node.ins.iter().flatten().find_map(|v| refused.get(&v.node)).cloned();
+            if let Some(error) = behind.or_else(|| unknown(node)) {
+                refused.insert(id, error);
+            } else if !c.node(id)? {
                 late.push(id);
             }
         }
-        c.finish(&late, &live)
+        if let Some(error) = graph.updates().iter().find_map(|u| refused.get(&u.next.node)) {
+            return Err(error.clone());
+        }
+        c.finish(&late, refused, &live)
     }
 
     /// The program as text: one line per step with its buffers.
@@ -172,6 +186,18 @@ fn live(graph: &Graph) -> HashSet<NodeId> {
     live
 }
 
+/// Why a node cannot be run at all.
+fn unknown(node: &Node) -> Option<Error> {
+    let op = node.is::<Opaque>()?;
+    let domain = if op.domain.is_empty() { "ai.onnx" } else { &op.domain };
+    let what = format!(
+        "the operator {} of the domain {domain} is not known here, so that it can be neither run nor trained; a \
+         model that is only to be stored smaller needs no data: leave out --train and --eval",
+        op.op_type
+    );
+    Some(Error::Node { node: node.label(), what })
+}
+
 impl Compiler<'_> {
     fn new_tensor(&mut self, bytes: usize, pinned: bool, initial: Option<Tensor>) -> usize {
         self.tensors.push(Virtual { bytes, pinned, initial, parent: None });
@@ -204,15 +230,6 @@ impl Compiler<'_> {
 
     fn op(&mut self, id: NodeId, op: &dyn ir::Op) -> Result<bool, Error> {
         let node = self.graph.node(id);
-        if let Some(unknown) = op.is::<ir::Opaque>() {
-            let domain = if unknown.domain.is_empty() { "ai.onnx" } else { &unknown.domain };
-            let what = format!(
-                "the operator {} of the domain {domain} is not known here, so that it can be neither run nor trained; a \
-                 model that is only to be stored smaller needs no data: leave out --train and --eval",
-                unknown.op_type
-            );
-            return Err(Error::Node { node: node.label(), what });
-        }
         let results: Vec<ValueId> =
             (0..node.outs.len()).map(|i| ValueId { node: id, out: i as u16 }).collect();
         let made = |v: &ValueId| self.values.contains_key(v);
@@ -323,12 +340,23 @@ impl Compiler<'_> {
         t
     }
 
-    /// Shares memory and binds the drafts to it, and the `late` nodes behind them.
-    fn finish(mut self, late: &[NodeId], live: &HashSet<NodeId>) -> Result<Program, Error> {
+    /// Shares memory and binds the drafts to it, and the `late` nodes behind them. The `refused` ones do not run.
+    fn finish(
+        mut self,
+        late: &[NodeId],
+        refused: HashMap<NodeId, Error>,
+        live: &HashSet<NodeId>,
+    ) -> Result<Program, Error> {
         let graph = self.graph;
+        let why = |o: &Output| Some((o.name.clone(), refused.get(&o.value.node)?.clone()));
+        let missing: Vec<(String, Error)> = graph.outputs().iter().filter_map(why).collect();
+        let nothing = graph.updates().is_empty() && missing.len() == graph.outputs().len();
+        if let (true, Some((_, error))) = (nothing, missing.first()) {
+            return Err(error.clone());
+        }
         // What must survive the steps: the graph outputs, what the tail reads, and what variables become.
         let behind: HashSet<NodeId> = late.iter().copied().collect();
-        let early = |v: ValueId| !behind.contains(&v.node);
+        let early = |v: ValueId| !behind.contains(&v.node) && !refused.contains_key(&v.node);
         let outputs: Vec<&Output> = graph.outputs().iter().filter(|o| early(o.value)).collect();
         let reads = Tail::borders(graph, late);
         let updates: Vec<&Update> = graph.updates().iter().filter(|u| early(u.next)).collect();
@@ -479,7 +507,7 @@ impl Compiler<'_> {
                 shared,
             })
             .collect();
-        Ok(Program { instrs, inputs, outputs, variables, tail, copies, buffers, workspace })
+        Ok(Program { instrs, inputs, outputs, missing, variables, tail, copies, buffers, workspace })
     }
 }
 

@@ -368,6 +368,11 @@ pub trait Op: Any + Debug + Send + Sync {
 }
 
 impl dyn Op {
+    /// Whether an attribute is a sub-graph that was read.
+    pub fn has_subgraphs(&self) -> bool {
+        self.attrs().iter().any(|(_, attr)| matches!(attr, Attr::Graph(_)))
+    }
+
     /// This operator as a concrete type, if it is one.
     pub fn is<T: Op>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()

@@ -86,7 +86,7 @@ fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
 /// Constants are the same in every opset.
 fn foreign(graph: &Graph, id: NodeId) -> bool {
     let Some(op) = graph.node(id).op() else { return false };
-    let as_read = op.is::<Opaque>().is_some() || op.attrs().iter().any(|(_, a)| matches!(a, Attr::Graph(_)));
+    let as_read = op.is::<Opaque>().is_some() || op.has_subgraphs();
     as_read && op.domain().is_empty() && op.name() != "Constant"
 }
 

@@ -520,6 +520,11 @@ const DRAWN: &[(&str, &str, Case)] = &[
 /// The other operators: why, domain, names.
 const OTHERS: &[(&str, &str, &[&str])] = &[
     (
+        "loops become their rounds, and branches that are decided themselves, before gradients are taken",
+        "",
+        &["If", "Loop", "Scan"],
+    ),
+    (
         "results are booleans or integers",
         "",
         &[

@@ -83,7 +83,8 @@ fn evaluate_node(graph: &Graph, v: ValueId) -> Option<Tensor> {
         .map(|v| v.map(|v| graph.constant(v)).map_or(Some(None), |t| t.map(Some)))
         .collect::<Option<_>>()?;
     let elements = graph.ty(v).dims().map_or(Some(0), |d| tensor::element_count(&d));
-    if node.ins.is_empty() || elements.is_none_or(|n| n > LIMIT) {
+    // A loop over constants may be long, too.
+    if node.ins.is_empty() || elements.is_none_or(|n| n > LIMIT) || op.has_subgraphs() {
         return None;
     }
     ir::eval(op, &ins, node.outs.len()).ok()?.into_iter().nth(v.out as usize)
