@@ -712,7 +712,9 @@ fn window(d: &mut Draw, pool: bool) -> (Vec<usize>, impl Fn(Drawn) -> Drawn + us
     let pads: Vec<usize> = (0..2 * axes).map(|i| pad(d, i % axes)).collect();
     let auto = d.pick(&["NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]);
     let padded = |i: usize| if auto == "NOTSET" { pads[i] + pads[i + axes] } else { 0 };
-    let least = |i: usize| ((kernel[i] - 1) * dilations[i] + 1).saturating_sub(padded(i)).max(1);
+    // No window lies between the holes of a dilated one.
+    let fewest = |i: usize| if pool { dilations[i] } else { 1 };
+    let least = |i: usize| ((kernel[i] - 1) * dilations[i] + 1).saturating_sub(padded(i)).max(fewest(i));
     let mut x = vec![d.int(1, 3), d.int(1, 4)];
     x.extend((0..axes).map(|i| d.int(least(i), least(i) + 4)));
     let attributes = move |drawn: Drawn| {

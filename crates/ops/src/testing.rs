@@ -4,7 +4,10 @@
 //! operator allows both, and with results written over operands; all must give the same bits. [`Check`] holds the gradients
 //! that an operator emits against differences of a random projection of its results.
 
-use ir::{Arg, Graph, Infer, Io, Kind, Layout, Layouts, Lower, Op, Operand, Role, Type, ValueId, Vjp};
+use ir::{
+    Arg, Graph, Infer, Io, Kind, Layout, Layouts, Lower, Node, Op, Operand, Parse, Registry, Role, Type,
+    ValueId, Vjp,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::{DType, Tensor};
@@ -446,6 +449,7 @@ impl Check<'_> {
         let grads =
             ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus)).map_err(|e| e.to_string())?;
         graph.check().map_err(|e| e.to_string())?;
+        graph.nodes().into_iter().try_for_each(|id| reads_back(graph.node(id)))?;
         let known = evaluate(&graph, loss.into());
 
         let mut agreement = Agreement::default();
@@ -505,6 +509,17 @@ impl Check<'_> {
         }
         Ok(agreement)
     }
+}
+
+/// Whether an operator of this crate is what its name and attributes say, which is what graph text holds of it. What is
+/// written out may be left out, where it is the default.
+fn reads_back(node: &Node) -> Result<(), String> {
+    let Some(op) = node.op().filter(|op| op.domain() != "test") else { return Ok(()) };
+    let attrs = op.attrs();
+    let cx = Parse { attrs: &attrs, opset: 26, ins: node.ins.len(), outs: node.outs.len() };
+    let read = crate::Ops.parse(op.domain(), op.name(), &cx).transpose()?;
+    let same = read.as_ref().is_some_and(|r| r.op.name() == op.name() && r.op.attrs() == attrs);
+    if same { Ok(()) } else { Err(format!("{op:?} with {attrs:?} is read as {read:?}")) }
 }
 
 /// All values of a graph without inputs, except the loss.
