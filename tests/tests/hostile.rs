@@ -150,3 +150,17 @@ fn codes_that_no_type_has() {
         assert!(refused.contains("at most 16 bits"), "{low}: {refused}");
     }
 }
+
+/// Only the fused form of a convolution adds a fourth operand.
+#[test]
+fn convolution_with_an_operand_too_many() {
+    let bytes = file(
+        "net (float[1,1] x) => (float[2,2,1] y)
+         <float[2,2,1] w = {1.0, 2.0, 3.0, 4.0}, float[2] b = {10.0, 20.0}, float[2,1] more = {0.25, 4.0}>
+         {
+           c = Conv (w, w, b, more)
+           y = Mul (c, x)
+         }",
+    );
+    within(&bytes, hostile::compile);
+}

@@ -101,18 +101,19 @@ pub(crate) fn plan(window: &Window, group: usize, x: &[usize], w: &[usize]) -> R
     conv::Conv::new(*batch, *channels, *outputs, group, window.plane(spatial, kernel, Rounding::Floor)?)
 }
 
-/// The convolution of operands 0 and 1, plus a bias, operand 2, and an addend, operand 3, where they are given. A weight that
-/// never changes is packed here, once.
-pub(crate) fn step(plan: conv::Conv, cx: &Lower, activation: Unary) -> Result<Step, String> {
-    fn finish<'b>(parts: &ir::Parts<'b, '_>, activation: Unary) -> Finish<'b> {
-        Finish { bias: parts.optional(2), addend: parts.optional(3), activation }
+/// The convolution of operands 0 and 1, plus a bias, operand 2, where it is given. A weight that never changes is packed here,
+/// once. `fused` is an operator with an addend, operand 3, and an activation.
+pub(crate) fn step(plan: conv::Conv, cx: &Lower, fused: Option<Unary>) -> Result<Step, String> {
+    fn finish<'b>(parts: &ir::Parts<'b, '_>, fused: Option<Unary>) -> Finish<'b> {
+        let addend = fused.and_then(|_| parts.optional(3));
+        Finish { bias: parts.optional(2), addend, activation: fused.unwrap_or(Unary::Identity) }
     }
     if let Ok(w) = cx.constant(1) {
         let mut packed = vec![0.0; conv::packed_len(&plan)];
         conv::pack_weights(&plan, &w.to_f32(), &mut packed);
         return Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
-            let finish = finish(&parts, activation);
+            let finish = finish(&parts, fused);
             conv::forward_packed(&plan, parts.input(0), &packed, finish, parts.output(0));
             Ok(())
         }));
@@ -120,7 +121,7 @@ pub(crate) fn step(plan: conv::Conv, cx: &Lower, activation: Unary) -> Result<St
     let step = Step::new(move |io: &mut Io| {
         let mut parts = io.split();
         let (y, workspace) = (parts.output(0), parts.workspace());
-        let finish = finish(&parts, activation);
+        let finish = finish(&parts, fused);
         conv::forward(&plan, parts.input(0), parts.input(1), finish, y, workspace);
         Ok(())
     });
@@ -195,7 +196,7 @@ impl Op for Conv {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        step(self.plan(cx)?, cx, Unary::Identity)
+        step(self.plan(cx)?, cx, None)
     }
 
     fn flops(&self, cx: &Lower) -> Option<u64> {

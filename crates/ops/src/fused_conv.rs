@@ -67,7 +67,7 @@ impl Op for FusedConv {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        step(self.conv.plan(cx)?, cx, self.activation)
+        step(self.conv.plan(cx)?, cx, Some(self.activation))
     }
 
     fn layouts(&self) -> Layouts {
