@@ -164,3 +164,40 @@ fn convolution_with_an_operand_too_many() {
     );
     within(&bytes, hostile::compile);
 }
+
+/// Weights and data that are finite, with a bias whose scale is not.
+#[test]
+fn scales_whose_product_overflows() {
+    let text = "net (float[N,2] x) => (float[N,2] y)
+         <
+           float[4] x_range = {-1.0, 1.0, -1e30, 1e30},
+           float[2,2] w = {1e30, 2e30, 1e30, -1e30},
+           float[2] b = {0.5, -0.5}
+         >
+         {
+           x_scale, x_scale_zero_point = qat.ActivationScale (x_range)
+           x_fq = qat.FakeQuant (x, x_scale, x_scale_zero_point)
+           w_abs_max = qat.AbsMax <axis=1> (w)
+           w_scale = qat.WeightScale (w_abs_max)
+           w_fq = qat.FakeQuant <axis=1, low=-127, high=127> (w, w_scale)
+           y = Gemm (x_fq, w_fq, b)
+         }";
+    let refused = passes::convert(&mut ir::text::parse(text, &Ops).unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("is not finite"), "{refused}");
+}
+
+/// A scale per channel of an activation, or none at all: only constants are frozen with several.
+#[test]
+fn scales_of_an_activation_that_are_not_one() {
+    for scale in ["float[0] s = {}", "float[2] s = {0.5, 0.25}"] {
+        let bytes = file(&format!(
+            "net (float[N,2] x, float h) => (float y, float z) <{scale}, int32[2] zero = {{0, 0}}>
+             {{
+               t = qat.BitwiseXor (x)
+               y = qat.FakeQuant <axis=1, low=-127, high=127> (t, s)
+               z = qat.FakeQuant <axis=1, low=-127, high=127> (x, s)
+             }}"
+        ));
+        within(&bytes, hostile::compile);
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &
     let Some(dims) = scale.dims() else { return Ok(()) };
     let fits = match (axis, &x.shape) {
         (None, _) => dims.iter().product::<usize>() == 1,
-        (Some(_), None) => true,
+        (Some(_), None) => dims.len() == 1,
         (Some(axis), Some(shape)) => {
             shape.get(axis).is_some_and(|d| dims.len() == 1 && d.agrees(&Dim::Fixed(dims[0])))
         }

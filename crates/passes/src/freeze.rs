@@ -240,6 +240,11 @@ impl Frozen {
         let bias = match (bias, input_scale) {
             (Some(bias), Some(x)) => {
                 let quantized = scale::bias(&bias, x, &scale);
+                if quantized.scale.iter().any(|s| !s.is_finite()) {
+                    let what = "the product of the steps of its data and its weight, in which its bias counts, is not finite: \
+                                training may have diverged";
+                    return Err(GraphError { place: label, what: what.into() });
+                }
                 enlarged = quantized.enlarged.clone();
                 if !enlarged.is_empty() {
                     // Larger steps need other codes: from the final weights, as the first ones.
@@ -341,16 +346,20 @@ impl Frozen {
             let w = dequantize(graph, &name, codes, scale, known.axis.unwrap_or(0) as i64)?;
             return graph.replace(id.into(), w);
         }
+        let &[step] = &known.scale[..] else {
+            report.skip("freeze-quant", graph.node(id).label(), "its scale is not one number");
+            return Ok(());
+        };
         let Some((zero_point, clip)) = storage(&known) else {
             report.skip("freeze-quant", graph.node(id).label(), "its codes fit no 8-bit type");
             return Ok(());
         };
         // Paddle's passes leave a tensor with several quantizers; they followed the same values.
-        let key = (x, known.scale[0].to_bits(), zero_point.to_i64()[0] as i32);
+        let key = (x, step.to_bits(), zero_point.to_i64()[0] as i32);
         if let (Some(&dq), None) = (self.pairs.get(&key), &clip) {
             return graph.replace(id.into(), dq);
         }
-        let scale = constant(graph, &name, "scale", Tensor::scalar(known.scale[0]));
+        let scale = constant(graph, &name, "scale", Tensor::scalar(step));
         let zero_point = constant(graph, &name, "zero_point", zero_point);
         if let Some((low, high)) = clip {
             let low = constant(graph, &name, "low", Tensor::scalar(low));
