@@ -19,7 +19,7 @@ use passes::{
     FoldBias, FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd,
     FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LearnScales, LowerActivations, MeanToPool, Normalize,
     ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
-    Report, SoftmaxAxis, Thaw, TrainOnCodes, WidenHalves,
+    Report, SoftmaxAxis, SpellOut, Thaw, TrainOnCodes, WidenHalves,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -88,6 +88,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "fold-batch-norm" => results(of().then(FoldBatchNorm)),
         "float-weights" => results(of().then(FloatWeights)),
         "softmax-axis" => results(of().then(SoftmaxAxis)),
+        "spell-out" => results(of().then(SpellOut)),
         "equalize" => results(of().then(Equalize)),
         "fuse-activation" => results(of().then(FuseActivation)),
         "fuse-epilogue" => results(of().then(FuseEpilogue)),

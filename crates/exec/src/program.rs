@@ -115,10 +115,14 @@ impl Program {
     /// [`Graph::bind`]). What cannot be bound to its shapes before it runs, because they depend on data, or because an
     /// operand that should be a constant is computed, runs operation by operation behind the rest. Outputs behind an operator
     /// that is not known are left out: [`Machine::output`](crate::Machine::output) says why.
+    /// Operations that are composed of others run as these.
     ///
     /// # Errors
     /// When a size of an input is open, or an update or every output needs an operator that is not known: names it.
     pub fn compile(graph: &Graph) -> Result<Program, Error> {
+        let mut graph = graph.clone();
+        ir::spell_out(&mut graph, |_| true)?;
+        let graph = &graph;
         let live = live(graph);
         let order: Vec<NodeId> = graph.order()?.into_iter().filter(|id| live.contains(id)).collect();
         let mut c = Compiler { graph, tensors: Vec::new(), drafts: Vec::new(), values: HashMap::new() };

@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation, graph to graph: gradients are ordinary nodes, so that passes, the planner and
 //! snapshots see forward, backward and update alike.
 
-use crate::{Graph, GraphError, Kind, NodeId, Op, Type, ValueId};
+use crate::{Compose, Graph, GraphError, Kind, NodeId, Op, Type, ValueId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
@@ -14,13 +14,12 @@ pub type StandIns = BTreeMap<(NodeId, ValueId), ValueId>;
 
 /// What an operator sees while it emits the gradients of its operands.
 pub struct Vjp<'g> {
-    graph: &'g mut Graph,
+    emit: Compose<'g>,
     stand_ins: &'g StandIns,
     node: NodeId,
     d_outs: Vec<Option<ValueId>>,
     wanted: Vec<bool>,
     d_ins: Vec<Option<ValueId>>,
-    error: Option<GraphError>,
 }
 
 impl Vjp<'_> {
@@ -30,7 +29,7 @@ impl Vjp<'_> {
 
     /// Operand `i`, where given, or its stand-in.
     pub fn input(&self, i: usize) -> Option<ValueId> {
-        let v = self.graph.node(self.node).ins.get(i).copied().flatten()?;
+        let v = self.emit.input(i)?;
         Some(self.stand_in(v).unwrap_or(v))
     }
 
@@ -62,24 +61,22 @@ impl Vjp<'_> {
 
     /// Type of a value.
     pub fn ty(&self, v: ValueId) -> &Type {
-        self.graph.ty(v)
+        self.emit.ty(v)
     }
 
     /// Sizes of a value.
     pub fn dims(&self, v: ValueId) -> Option<Vec<usize>> {
-        self.graph.ty(v).dims()
+        self.emit.dims(v)
     }
 
     /// The constant behind a value, if it is one.
     pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
-        self.graph.constant(v)
+        self.emit.constant(v)
     }
 
-    /// Emits an operation with one result. `None` when the operands do not fit: a mistake of the gradient rule, which
-    /// [`gradients`] reports.
+    /// Emits an operation with one result, as [`Compose::add`].
     pub fn add(&mut self, op: impl Op, ins: &[ValueId]) -> Option<ValueId> {
-        let ins: Vec<_> = ins.iter().copied().map(Some).collect();
-        self.add_multi(Arc::new(op), &ins, 1).map(|v| v[0])
+        self.emit.add(op, ins)
     }
 
     /// Emits an operation with several results.
@@ -89,27 +86,12 @@ impl Vjp<'_> {
         ins: &[Option<ValueId>],
         outs: usize,
     ) -> Option<Vec<ValueId>> {
-        let origin = self.graph.node(self.node).origin.clone();
-        let name = format!("grad_{}", self.graph.node(self.node).name);
-        let names: Vec<String> =
-            (0..outs).map(|i| if i == 0 { name.clone() } else { format!("{name}_{i}") }).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        match self.graph.add_node(op, ins, &name, &names) {
-            Ok(id) => {
-                self.graph.set_origin(id, &origin);
-                Some((0..outs).map(|i| ValueId { node: id, out: i as u16 }).collect())
-            }
-            Err(e) => {
-                self.error.get_or_insert(e);
-                None
-            }
-        }
+        self.emit.add_multi(op, ins, outs)
     }
 
     /// Adds a constant for the rule's own use.
     pub fn constant_value(&mut self, value: Tensor) -> ValueId {
-        let name = format!("grad_{}_const", self.graph.node(self.node).name);
-        self.graph.add_const(&name, value)
+        self.emit.constant_value(value)
     }
 
     /// States the gradient of operand `i`.
@@ -122,7 +104,8 @@ impl Vjp<'_> {
 }
 
 /// Extends the graph by the gradients of the scalar `loss` with respect to `wrt`, in that order; `None` for a value
-/// on which the loss does not depend. `sum` adds two tensors of one shape, for values that several nodes read.
+/// on which the loss does not depend. `sum` adds two tensors of one shape, for values that several nodes read. Operations
+/// that are composed of others are spelled out first.
 ///
 /// # Errors
 /// When the loss is not a float scalar, or a node between a wanted value and the loss has no gradient: names the
@@ -153,6 +136,7 @@ pub fn gradients_with(
         let what = format!("the loss \"{}\" must be one float, but is {loss_ty}", graph.value(loss).name);
         return Err(GraphError { place: graph.node(loss.node).label(), what });
     }
+    crate::spell_out(graph, |_| true)?;
     let order = graph.order()?;
 
     // Values that depend on a wanted one; only these carry gradients.
@@ -180,10 +164,12 @@ pub fn gradients_with(
         }
         let (op, ins, label) = (op.clone(), node.ins.clone(), node.label());
         let d_ins = vec![None; ins.len()];
-        let mut cx = Vjp { graph, stand_ins, node: id, d_outs, wanted, d_ins, error: None };
+        let (name, origin) = (format!("grad_{}", node.name), node.origin.clone());
+        let emit = Compose::new(graph, ins.to_vec(), outs, name, origin);
+        let mut cx = Vjp { emit, stand_ins, node: id, d_outs, wanted, d_ins };
         let done = op.vjp(&mut cx);
-        let (d_ins, error) = (cx.d_ins, cx.error);
-        if let Some(e) = error {
+        let d_ins = cx.d_ins;
+        if let Some(e) = cx.emit.error() {
             return Err(GraphError { place: label, what: format!("its gradient cannot be built: {e}") });
         }
         if done.is_none() {

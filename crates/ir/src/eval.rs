@@ -24,7 +24,8 @@ fn relayout(src: &[u8], dst: &mut [u8], shape: &[usize], width: usize, to_channe
     }
 }
 
-/// The results of `op` on these operands: given and returned row-major, passed to the kernel as [`Op::layouts`] asks.
+/// The results of `op` on these operands: given and returned row-major, passed to the kernel as [`Op::layouts`] asks. Where
+/// there is no kernel, by the operator's composition.
 ///
 /// # Errors
 /// When shapes do not fit, are not fully determined, or the operator has no kernel for them.
@@ -66,7 +67,12 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
             .map(|(i, ty)| operand(ty, None, out_mask, i))
             .collect::<Result<_, _>>()?,
     };
-    let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
+    let step = match crate::widen::lower(op, &lower) {
+        Ok(step) => step,
+        Err(refused) => {
+            return crate::compose::eval(op, ins, outs).map_err(EvalError)?.ok_or(EvalError(refused));
+        }
+    };
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
         Tensor::from_bytes(o.dtype, &o.shape, bytes).map_err(|e| EvalError(e.to_string()))
     };

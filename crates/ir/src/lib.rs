@@ -4,6 +4,7 @@
 //! contract that shape inference, autodiff, the executor and the quantization passes speak. No operator is named here.
 
 mod autodiff;
+mod compose;
 mod eval;
 mod graph;
 mod lower;
@@ -14,6 +15,7 @@ mod types;
 mod widen;
 
 pub use autodiff::{StandIns, Vjp, gradients, gradients_with};
+pub use compose::{Compose, spell_out};
 pub use eval::{EvalError, eval};
 pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Value, ValueId};
 pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};

@@ -1,6 +1,6 @@
 //! The contract of an operator. This crate names none: it asks.
 
-use crate::{Layouts, Lower, Step, Subgraph, Type, Vjp};
+use crate::{Compose, Layouts, Lower, Step, Subgraph, Type, ValueId, Vjp};
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Debug;
@@ -261,6 +261,8 @@ pub enum QuantRole {
     SameScale,
     /// A clamp that the quantizer of its result performs by saturation (Relu, Clip): no pair in front of it.
     Clamp,
+    /// Quantized part by part: its composition takes its place in front of quantization (Attention).
+    Composite,
     /// A per-channel affine map that is folded into the weighted operator in front of it (batch norm).
     Folded,
 }
@@ -318,6 +320,12 @@ pub trait Op: Any + Debug + Send + Sync {
 
     /// The only result, where the operands' types alone determine it (the shape of a tensor of fixed sizes).
     fn known(&self, _cx: &Infer) -> Option<Tensor> {
+        None
+    }
+
+    /// The operator in terms of others, whose results are its results: what is run, and differentiated, of an operator
+    /// without a kernel of its own. `None`: it has a kernel, or the operands are not known well enough.
+    fn compose(&self, _cx: &mut Compose) -> Option<Vec<ValueId>> {
         None
     }
 

@@ -31,6 +31,7 @@ mod winograd;
 pub mod batch_norm;
 pub mod broadcast;
 pub mod elementwise;
+pub mod grid_sample;
 pub mod integer;
 pub mod optimizer;
 pub mod quant;

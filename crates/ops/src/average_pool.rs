@@ -1,11 +1,16 @@
 //! `AveragePool` (ONNX 1, 7, 10, 11, 19, 22): the mean of each window; and its gradient `qat.AveragePoolGrad`.
 //!
-//! Opset 7 added `count_include_pad`, 10 `ceil_mode`, 19 dilations. The executor runs one and two spatial axes.
+//! Opset 7 added `count_include_pad`, 10 `ceil_mode`, 19 dilations. The kernels take one and two spatial axes; more are
+//! spelled out.
 
 use crate::max_pool::{plan, pooled};
+use crate::volume;
 use crate::window::Window;
-use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{
+    Attrs, Compose, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, ValueId, Vjp,
+};
 use kernels::pool;
+use std::sync::Arc;
 
 /// `AveragePool(x)`: `x` f32 `(N, C, spatial...)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +60,10 @@ impl Op for AveragePool {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         Ok(vec![pooled(cx.float(0)?, &self.window, self.ceil)?])
+    }
+
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        volume::pool(cx, &self.window, |window| Arc::new(AveragePool { window, ..self.clone() }))
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

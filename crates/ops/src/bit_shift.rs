@@ -38,8 +38,8 @@ impl Op for BitShift {
         macro_rules! shift {
             ($t:ty) => {
                 lower_map::<$t>(cx, move |a, b| {
-                    let by = i128::from(b).clamp(0, 128) as u32;
-                    // Beyond the width only the sign is left.
+                    // Beyond the width only the sign is left, and so for a negative number of bits.
+                    let by = u32::try_from(i128::from(b)).unwrap_or(u32::MAX);
                     Ok(match left {
                         true => a.checked_shl(by).unwrap_or(0),
                         false => {
@@ -81,5 +81,9 @@ mod tests {
         assert_eq!(eval(&BitShift { left: false }, &[&a, &b]).unwrap().to_i64(), [8, 1, 0]);
         let signed = eval(&BitShift { left: false }, &[&Tensor::scalar(-8i32), &Tensor::scalar(40i32)]);
         assert_eq!(signed.unwrap().to_i64(), [-1]);
+        for (left, want) in [(true, 0), (false, -1)] {
+            let y = eval(&BitShift { left }, &[&Tensor::scalar(-8i32), &Tensor::scalar(-1i32)]);
+            assert_eq!(y.unwrap().to_i64(), [want]);
+        }
     }
 }

@@ -1,14 +1,18 @@
 //! `Conv` (ONNX 1, 11, 22): convolution over the spatial axes, in groups, with strides, dilations and padding; and its
 //! gradients `qat.ConvInputGrad` and `qat.ConvWeightGrad`.
 //!
-//! The history of the operator brings element types only. The executor runs one and two spatial axes.
+//! The history of the operator brings element types only. The kernels take one and two spatial axes; more are
+//! spelled out.
 
-use crate::ChannelSum;
 use crate::shapes::conv_products;
 use crate::window::Window;
-use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use crate::{ChannelSum, volume};
+use ir::{
+    Attrs, Compose, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, ValueId, Vjp,
+};
 use kernels::conv::{self, Finish, Rounding};
 use kernels::elementwise::Unary;
+use std::sync::Arc;
 
 /// `Conv(x, w, bias?)`: `x` `(N, C, spatial...)`, `w` `(O, C / group, kernel...)`, `bias` `(O)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +165,10 @@ impl Op for Conv {
         let spatial = self.window.outputs(&xs[2..], &kernel_sizes(&self.window, ws)?, Rounding::Floor)?;
         let shape = [xs[0].clone(), ws[0].clone()].into_iter().chain(spatial).collect();
         Ok(vec![Type { dtype: x.dtype, shape: Some(shape) }])
+    }
+
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        volume::convolution(cx, &self.window, |window| Arc::new(Conv { window, group: self.group }))
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

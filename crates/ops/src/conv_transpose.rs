@@ -1,15 +1,18 @@
 //! `ConvTranspose` (ONNX 1, 11, 22): the gradient of a convolution with respect to its input, used as a layer.
 //!
 //! Its own gradients are therefore a [`Conv`] and a [`ConvWeightGrad`]. The history of the operator brings element types
-//! only. The executor runs one and two spatial axes.
+//! only. The kernels take one and two spatial axes; more are spelled out.
 
 use crate::conv::{check_axis, kernel_sizes, parse_group, ranks};
 use crate::shapes::conv_products;
 use crate::window::{AutoPad, Window};
-use crate::{ChannelSum, Conv, ConvWeightGrad};
-use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use crate::{ChannelSum, Conv, ConvWeightGrad, volume};
+use ir::{
+    Attrs, Compose, Dim, Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, ValueId, Vjp,
+};
 use kernels::conv::{self, Axis};
 use kernels::window::Window as Plane;
+use std::sync::Arc;
 
 /// `ConvTranspose(x, w, bias?)`: `x` `(N, C, spatial...)`, `w` `(C, M / group, kernel...)`, `bias` `(M)`. f32.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +147,22 @@ impl Op for ConvTranspose {
         let spatial = xs[2..].iter().zip(&kernel).enumerate().map(size).collect::<Result<Vec<_>, _>>()?;
         let shape = [xs[0].clone(), channels].into_iter().chain(spatial).collect();
         Ok(vec![Type { dtype: x.dtype, shape: Some(shape) }])
+    }
+
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        let axes = self.axes(&cx.dims(cx.input(0)?)?, &cx.dims(cx.input(1)?)?).ok()?;
+        if !volume::is_deep(axes.len()) {
+            return None;
+        }
+        let behind = |list: &[usize]| list.iter().rev().take(axes.len() - 1).rev().copied().collect();
+        volume::transposed_convolution(cx, &self.window, self.group, &axes[0], |window| {
+            Arc::new(ConvTranspose {
+                window,
+                group: self.group,
+                output_padding: behind(&self.output_padding),
+                output_shape: behind(&self.output_shape),
+            })
+        })
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

@@ -1,8 +1,8 @@
 //! `DepthToSpace` (ONNX 1, 11, 13): moves blocks of channels into space.
 
-use crate::shapes::{by_width, list};
+use crate::SpaceToDepth;
+use crate::shapes::by_width;
 use crate::space_to_depth::{block_size, scaled};
-use crate::{Reshape, SpaceToDepth, Transpose};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::Selection;
 
@@ -67,21 +67,8 @@ impl Op for DepthToSpace {
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let dy = cx.d_output(0)?;
-        let d = if self.channels_first {
-            let &[n, c, h, w] = cx.dims(dy)?.as_slice() else { return None };
-            let (b, before) = (self.block, cx.dims(cx.input(0)?)?);
-            let apart = [n, c, h / b, b, w / b, b].map(|n| n as i64);
-            let before: Vec<i64> = before.into_iter().map(|n| n as i64).collect();
-            if apart.contains(&0) {
-                return None;
-            }
-            let (apart, before) = (cx.constant_value(list(&apart)), cx.constant_value(list(&before)));
-            let d = cx.add(Reshape::default(), &[dy, apart])?;
-            let d = cx.add(Transpose::new(&[0, 1, 3, 5, 2, 4]), &[d])?;
-            cx.add(Reshape::default(), &[d, before])?
-        } else {
-            cx.add(SpaceToDepth { block: self.block }, &[dy])?
-        };
+        let back = SpaceToDepth { block: self.block, channels_first: self.channels_first };
+        let d = cx.add(back, &[dy])?;
         cx.set(0, d);
         Some(())
     }

@@ -35,8 +35,8 @@ impl DequantizeLinear {
             return Err(format!("the executor does not dequantize {dtype}"));
         }
         let with_zero = cx.optional(2).is_some();
-        if with_zero && cx.input(2)?.shape != scale.shape {
-            return Err("scale and zero point should have one shape".into());
+        if with_zero && cx.input(2)?.len() != scale.len() {
+            return Err("there should be as many zero points as scales".into());
         }
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

@@ -8,6 +8,7 @@ mod acosh;
 mod activation_scale;
 mod adam;
 mod add;
+mod affine_grid;
 mod and;
 mod arg;
 mod arg_max;
@@ -16,8 +17,10 @@ mod asin;
 mod asinh;
 mod atan;
 mod atanh;
+mod attention;
 mod average_pool;
 mod batch_normalization;
+mod bias_gelu;
 mod binary;
 mod bit_cast;
 mod bit_shift;
@@ -25,28 +28,36 @@ mod bitwise_and;
 mod bitwise_not;
 mod bitwise_or;
 mod bitwise_xor;
+mod blackman_window;
 mod cast;
 mod cast_like;
+mod causal_conv_with_state;
 mod ceil;
 mod cell;
 mod celu;
+mod center_crop_pad;
 mod channel_sum;
 mod class_loss;
 mod clip;
 mod codes_conv;
+mod col_2_im;
 mod compress;
 mod concat;
 mod constant_of_shape;
 mod conv;
+mod conv_integer;
 mod conv_transpose;
 mod cos;
 mod cosh;
+mod cosine_window;
 mod cum_prod;
 mod cum_sum;
 mod cumulative;
 mod decode;
+mod deform_conv;
 mod depth_to_space;
 mod dequantize_linear;
+mod det;
 mod div;
 mod dropout;
 mod dynamic_quantize_linear;
@@ -59,6 +70,7 @@ mod exp;
 mod expand;
 mod eye_like;
 mod fake_quant;
+mod fast_gelu;
 mod flatten;
 mod floor;
 mod fused_conv;
@@ -68,11 +80,15 @@ mod gather_nd;
 mod gelu;
 mod gemm;
 mod global_average_pool;
+mod global_lp_pool;
 mod global_max_pool;
 mod greater;
 mod greater_or_equal;
+mod grid_sample;
 mod group_normalization;
 mod gru;
+mod hamming_window;
+mod hann_window;
 mod hard_sigmoid;
 mod hard_swish;
 mod hardmax;
@@ -85,10 +101,12 @@ mod layer_normalization;
 mod leaky_relu;
 mod less;
 mod less_or_equal;
+mod linear_attention;
 mod log;
 mod log_softmax;
 mod loop_op;
 mod lp_normalization;
+mod lp_pool;
 mod lrn;
 mod lstm;
 mod mat_mul;
@@ -96,7 +114,10 @@ mod mat_mul_integer;
 mod mat_mul_integer_to_float;
 mod max;
 mod max_pool;
+mod max_unpool;
 mod mean;
+mod mean_variance_normalization;
+mod microsoft_gelu;
 mod min;
 mod mish;
 mod mod_op;
@@ -104,6 +125,7 @@ mod momentum;
 mod mul;
 mod neg;
 mod negative_log_likelihood_loss;
+mod non_max_suppression;
 mod non_zero;
 mod not;
 mod observe;
@@ -146,6 +168,8 @@ mod resize;
 mod reverse_sequence;
 mod rms_normalization;
 mod rnn;
+mod roi_align;
+mod rotary_embedding;
 mod round;
 mod scan;
 mod scatter;
@@ -160,6 +184,7 @@ mod sign;
 mod sin;
 mod sinh;
 mod size;
+mod skip_layer_normalization;
 mod slice;
 mod softmax;
 mod softmax_cross_entropy_loss;
@@ -172,9 +197,11 @@ mod squeeze;
 mod sub;
 mod sum;
 mod sum_to;
+mod swi_glu;
 mod swish;
 mod tan;
 mod tanh;
+mod tensor_scatter;
 mod thresholded_relu;
 mod tile;
 mod top_k;
@@ -184,7 +211,9 @@ mod training_adam;
 mod training_momentum;
 mod transpose;
 mod trilu;
+mod unique;
 mod unsqueeze;
+mod volume;
 mod weight_scale;
 mod where_op;
 mod window;
@@ -193,6 +222,7 @@ mod zero_point;
 
 #[cfg(test)]
 mod gradients;
+mod parts;
 mod shapes;
 #[cfg(test)]
 mod testing;
@@ -205,6 +235,7 @@ pub use acosh::Acosh;
 pub use activation_scale::{ActivationScale, Scheme};
 pub use adam::Adam;
 pub use add::Add;
+pub use affine_grid::AffineGrid;
 pub use and::And;
 pub use arg_max::ArgMax;
 pub use arg_min::ArgMin;
@@ -212,8 +243,10 @@ pub use asin::Asin;
 pub use asinh::Asinh;
 pub use atan::Atan;
 pub use atanh::Atanh;
+pub use attention::Attention;
 pub use average_pool::{AveragePool, AveragePoolGrad};
 pub use batch_normalization::{BatchNormalization, BatchNormalizationGrad, BatchStatistics};
+pub use bias_gelu::BiasGelu;
 pub use binary::BinaryGrad;
 pub use bit_cast::BitCast;
 pub use bit_shift::BitShift;
@@ -221,27 +254,34 @@ pub use bitwise_and::BitwiseAnd;
 pub use bitwise_not::BitwiseNot;
 pub use bitwise_or::BitwiseOr;
 pub use bitwise_xor::BitwiseXor;
+pub use blackman_window::BlackmanWindow;
 pub use cast::Cast;
 pub use cast_like::CastLike;
+pub use causal_conv_with_state::CausalConvWithState;
 pub use ceil::Ceil;
 pub use cell::Activation;
 pub use celu::Celu;
+pub use center_crop_pad::CenterCropPad;
 pub use channel_sum::ChannelSum;
 pub use class_loss::{ClassLoss, Reduction};
 pub use clip::{Clip, ClipGrad};
 pub use codes_conv::{CodesConv, CodesConvWeightGrad};
+pub use col_2_im::Col2Im;
 pub use compress::Compress;
 pub use concat::Concat;
 pub use constant_of_shape::ConstantOfShape;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad};
+pub use conv_integer::ConvInteger;
 pub use conv_transpose::ConvTranspose;
 pub use cos::Cos;
 pub use cosh::Cosh;
 pub use cum_prod::{CumProd, CumProdGrad};
 pub use cum_sum::CumSum;
 pub use decode::Decode;
+pub use deform_conv::DeformConv;
 pub use depth_to_space::DepthToSpace;
 pub use dequantize_linear::DequantizeLinear;
+pub use det::Det;
 pub use div::Div;
 pub use dropout::Dropout;
 pub use dynamic_quantize_linear::DynamicQuantizeLinear;
@@ -254,6 +294,7 @@ pub use exp::Exp;
 pub use expand::Expand;
 pub use eye_like::EyeLike;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, FakeQuantScaleGrad, code_type};
+pub use fast_gelu::FastGelu;
 pub use flatten::Flatten;
 pub use floor::Floor;
 pub use fused_conv::FusedConv;
@@ -263,11 +304,15 @@ pub use gather_nd::GatherND;
 pub use gelu::Gelu;
 pub use gemm::Gemm;
 pub use global_average_pool::{GlobalAveragePool, GlobalAveragePoolGrad};
+pub use global_lp_pool::GlobalLpPool;
 pub use global_max_pool::{GlobalMaxPool, GlobalMaxPoolGrad};
 pub use greater::Greater;
 pub use greater_or_equal::GreaterOrEqual;
+pub use grid_sample::{GridSample, GridSampleGrad};
 pub use group_normalization::GroupNormalization;
 pub use gru::GRU;
+pub use hamming_window::HammingWindow;
+pub use hann_window::HannWindow;
 pub use hard_sigmoid::HardSigmoid;
 pub use hard_swish::HardSwish;
 pub use hardmax::Hardmax;
@@ -280,10 +325,12 @@ pub use layer_normalization::{LayerNormalization, LayerNormalizationGrad};
 pub use leaky_relu::LeakyRelu;
 pub use less::Less;
 pub use less_or_equal::LessOrEqual;
+pub use linear_attention::LinearAttention;
 pub use log::Log;
 pub use log_softmax::{LogSoftmax, LogSoftmaxGrad};
 pub use loop_op::Loop;
 pub use lp_normalization::LpNormalization;
+pub use lp_pool::LpPool;
 pub use lrn::{LRN, LRNGrad};
 pub use lstm::LSTM;
 pub use mat_mul::{MatMul, MatMulGrad, Side};
@@ -291,7 +338,10 @@ pub use mat_mul_integer::MatMulInteger;
 pub use mat_mul_integer_to_float::MatMulIntegerToFloat;
 pub use max::Max;
 pub use max_pool::{MaxPool, MaxPoolGrad};
+pub use max_unpool::MaxUnpool;
 pub use mean::Mean;
+pub use mean_variance_normalization::MeanVarianceNormalization;
+pub use microsoft_gelu::MicrosoftGelu;
 pub use min::Min;
 pub use mish::Mish;
 pub use mod_op::Mod;
@@ -299,6 +349,7 @@ pub use momentum::Momentum;
 pub use mul::Mul;
 pub use neg::Neg;
 pub use negative_log_likelihood_loss::{NegativeLogLikelihoodGrad, NegativeLogLikelihoodLoss};
+pub use non_max_suppression::NonMaxSuppression;
 pub use non_zero::NonZero;
 pub use not::Not;
 pub use observe::Observe;
@@ -340,6 +391,8 @@ pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Resize, Resiz
 pub use reverse_sequence::ReverseSequence;
 pub use rms_normalization::RMSNormalization;
 pub use rnn::RNN;
+pub use roi_align::RoiAlign;
+pub use rotary_embedding::RotaryEmbedding;
 pub use round::Round;
 pub use scan::{Scan, Sequence};
 pub use scatter::Join;
@@ -354,6 +407,7 @@ pub use sign::Sign;
 pub use sin::Sin;
 pub use sinh::Sinh;
 pub use size::Size;
+pub use skip_layer_normalization::SkipLayerNormalization;
 pub use slice::{Slice, SliceGrad};
 pub use softmax::{Softmax, SoftmaxGrad};
 pub use softmax_cross_entropy_loss::{SoftmaxCrossEntropyGrad, SoftmaxCrossEntropyLoss};
@@ -366,9 +420,11 @@ pub use squeeze::Squeeze;
 pub use sub::Sub;
 pub use sum::Sum;
 pub use sum_to::SumTo;
+pub use swi_glu::SwiGLU;
 pub use swish::Swish;
 pub use tan::Tan;
 pub use tanh::Tanh;
+pub use tensor_scatter::TensorScatter;
 pub use thresholded_relu::ThresholdedRelu;
 pub use tile::Tile;
 pub use top_k::TopK;
@@ -379,6 +435,7 @@ pub use training_momentum::TrainingMomentum;
 pub use transpose::Transpose;
 pub use trilu::Trilu;
 pub use unary::UnaryGrad;
+pub use unique::Unique;
 pub use unsqueeze::Unsqueeze;
 pub use weight_scale::WeightScale;
 pub use where_op::Where;
@@ -396,6 +453,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Acos", acos::parse),
     ("", "Acosh", acosh::parse),
     ("", "Add", add::parse),
+    ("", "AffineGrid", affine_grid::parse),
     ("", "And", and::parse),
     ("", "ArgMax", arg_max::parse),
     ("", "ArgMin", arg_min::parse),
@@ -403,6 +461,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Asinh", asinh::parse),
     ("", "Atan", atan::parse),
     ("", "Atanh", atanh::parse),
+    ("", "Attention", attention::parse),
     ("", "AveragePool", average_pool::parse),
     ("", "BatchNormalization", batch_normalization::parse),
     ("", "BitCast", bit_cast::parse),
@@ -411,22 +470,29 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "BitwiseNot", bitwise_not::parse),
     ("", "BitwiseOr", bitwise_or::parse),
     ("", "BitwiseXor", bitwise_xor::parse),
+    ("", "BlackmanWindow", blackman_window::parse),
     ("", "Cast", cast::parse),
     ("", "CastLike", cast_like::parse),
+    ("", "CausalConvWithState", causal_conv_with_state::parse),
     ("", "Ceil", ceil::parse),
     ("", "Celu", celu::parse),
+    ("", "CenterCropPad", center_crop_pad::parse),
     ("", "Clip", clip::parse),
+    ("", "Col2Im", col_2_im::parse),
     ("", "Compress", compress::parse),
     ("", "Concat", concat::parse),
     ("", "ConstantOfShape", constant_of_shape::parse),
     ("", "Conv", conv::parse),
+    ("", "ConvInteger", conv_integer::parse),
     ("", "ConvTranspose", conv_transpose::parse),
     ("", "Cos", cos::parse),
     ("", "Cosh", cosh::parse),
     ("", "CumProd", cum_prod::parse),
     ("", "CumSum", cum_sum::parse),
+    ("", "DeformConv", deform_conv::parse),
     ("", "DepthToSpace", depth_to_space::parse),
     ("", "DequantizeLinear", dequantize_linear::parse),
+    ("", "Det", det::parse),
     ("", "Div", div::parse),
     ("", "Dropout", dropout::parse),
     ("", "DynamicQuantizeLinear", dynamic_quantize_linear::parse),
@@ -446,10 +512,14 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Gelu", gelu::parse),
     ("", "Gemm", gemm::parse),
     ("", "GlobalAveragePool", global_average_pool::parse),
+    ("", "GlobalLpPool", global_lp_pool::parse),
     ("", "GlobalMaxPool", global_max_pool::parse),
     ("", "Greater", greater::parse),
     ("", "GreaterOrEqual", greater_or_equal::parse),
+    ("", "GridSample", grid_sample::parse),
     ("", "GroupNormalization", group_normalization::parse),
+    ("", "HammingWindow", hamming_window::parse),
+    ("", "HannWindow", hann_window::parse),
     ("", "HardSigmoid", hard_sigmoid::parse),
     ("", "HardSwish", hard_swish::parse),
     ("", "Hardmax", hardmax::parse),
@@ -464,21 +534,26 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "LeakyRelu", leaky_relu::parse),
     ("", "Less", less::parse),
     ("", "LessOrEqual", less_or_equal::parse),
+    ("", "LinearAttention", linear_attention::parse),
     ("", "Log", log::parse),
     ("", "LogSoftmax", log_softmax::parse),
     ("", "Loop", loop_op::parse),
     ("", "LpNormalization", lp_normalization::parse),
+    ("", "LpPool", lp_pool::parse),
     ("", "MatMul", mat_mul::parse),
     ("", "MatMulInteger", mat_mul_integer::parse),
     ("", "Max", max::parse),
     ("", "MaxPool", max_pool::parse),
+    ("", "MaxUnpool", max_unpool::parse),
     ("", "Mean", mean::parse),
+    ("", "MeanVarianceNormalization", mean_variance_normalization::parse),
     ("", "Min", min::parse),
     ("", "Mish", mish::parse),
     ("", "Mod", mod_op::parse),
     ("", "Mul", mul::parse),
     ("", "Neg", neg::parse),
     ("", "NegativeLogLikelihoodLoss", negative_log_likelihood_loss::parse),
+    ("", "NonMaxSuppression", non_max_suppression::parse),
     ("", "NonZero", non_zero::parse),
     ("", "Not", not::parse),
     ("", "OneHot", one_hot::parse),
@@ -507,6 +582,8 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Reshape", reshape::parse),
     ("", "Resize", resize::parse),
     ("", "ReverseSequence", reverse_sequence::parse),
+    ("", "RoiAlign", roi_align::parse),
+    ("", "RotaryEmbedding", rotary_embedding::parse),
     ("", "Round", round::parse),
     ("", "Scan", scan::parse),
     ("", "Scatter", scatter_elements::parse),
@@ -531,14 +608,17 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("", "Squeeze", squeeze::parse),
     ("", "Sub", sub::parse),
     ("", "Sum", sum::parse),
+    ("", "SwiGLU", swi_glu::parse),
     ("", "Swish", swish::parse),
     ("", "Tan", tan::parse),
     ("", "Tanh", tanh::parse),
+    ("", "TensorScatter", tensor_scatter::parse),
     ("", "ThresholdedRelu", thresholded_relu::parse),
     ("", "Tile", tile::parse),
     ("", "TopK", top_k::parse),
     ("", "Transpose", transpose::parse),
     ("", "Trilu", trilu::parse),
+    ("", "Unique", unique::parse),
     ("", "Unsqueeze", unsqueeze::parse),
     ("", "Upsample", resize::parse_upsample),
     ("", "Where", where_op::parse),
@@ -546,7 +626,10 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("ai.onnx.preview.training", "Adagrad", training_adagrad::parse),
     ("ai.onnx.preview.training", "Adam", training_adam::parse),
     ("ai.onnx.preview.training", "Momentum", training_momentum::parse),
+    ("com.microsoft", "BiasGelu", bias_gelu::parse),
+    ("com.microsoft", "FastGelu", fast_gelu::parse),
     ("com.microsoft", "FusedConv", fused_conv::parse),
+    ("com.microsoft", "Gelu", microsoft_gelu::parse),
     ("com.microsoft", "MatMulIntegerToFloat", mat_mul_integer_to_float::parse),
     ("com.microsoft", "QGemm", q_gemm::parse),
     ("com.microsoft", "QLinearAdd", q_linear_add::parse),
@@ -556,6 +639,9 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("com.microsoft", "QLinearLeakyRelu", q_linear_leaky_relu::parse),
     ("com.microsoft", "QLinearMul", q_linear_mul::parse),
     ("com.microsoft", "QLinearSigmoid", q_linear_sigmoid::parse),
+    ("com.microsoft", "QuickGelu", microsoft_gelu::parse_quick),
+    ("com.microsoft", "SkipLayerNormalization", skip_layer_normalization::parse),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization", skip_layer_normalization::parse_simplified),
     ("qat", "AbsMax", abs_max::parse),
     ("qat", "ActivationScale", activation_scale::parse),
     ("qat", "Adam", adam::parse),
@@ -579,6 +665,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("qat", "GatherGrad", gather::parse_grad),
     ("qat", "GlobalAveragePoolGrad", global_average_pool::parse_grad),
     ("qat", "GlobalMaxPoolGrad", global_max_pool::parse_grad),
+    ("qat", "GridSampleGrad", grid_sample::parse_grad),
     ("qat", "InstanceNormalizationGrad", instance_normalization::parse_grad),
     ("qat", "LRNGrad", lrn::parse_grad),
     ("qat", "LayerNormalizationGrad", layer_normalization::parse_grad),

@@ -39,6 +39,52 @@ fn check_zero_points(cx: &Infer, i: usize, axis_from_end: usize) -> Result<(), S
     if fits && same { Ok(()) } else { Err(format!("the zero point {zero_point} does not fit {matrix}")) }
 }
 
+/// Products of two stacks of matrices of codes.
+pub(crate) struct Products {
+    pub plan: Plan,
+    operands: [usize; 2],
+    zeros: [usize; 2],
+    signed: [bool; 2],
+    /// How many zero points each operand has, and whether each matrix of the batch has its own.
+    counts: [(usize, bool); 2],
+}
+
+impl Products {
+    /// Of the operands at two slots, with their zero points at two others.
+    pub(crate) fn new(cx: &Lower, operands: [usize; 2], zeros: [usize; 2]) -> Result<Products, String> {
+        let (a, b) = (cx.input(operands[0])?, cx.input(operands[1])?);
+        let plan = Plan::new(&a.shape, &b.shape)?;
+        if [a, b].iter().any(|o| o.dtype != DType::I8 && o.dtype != DType::U8) {
+            return Err(format!("the executor multiplies uint8 and int8, not {} and {}", a.dtype, b.dtype));
+        }
+        let count = |slot: usize, size: usize, batch: usize| match cx.optional(slot).map(|z| z.len()) {
+            None | Some(1) => Ok((1, false)),
+            Some(len) if len == size => Ok((size, false)),
+            Some(len) if Some(len) == size.checked_mul(batch) => Ok((size, true)),
+            Some(len) => Err(format!("{len} zero points do not fit {size} rows or columns")),
+        };
+        let counts = [count(zeros[0], plan.m, plan.batches.0)?, count(zeros[1], plan.n, plan.batches.1)?];
+        Ok(Products { signed: [a, b].map(|o| o.dtype == DType::I8), plan, operands, zeros, counts })
+    }
+
+    /// The sums, matrix by matrix.
+    pub(crate) fn run(&self, parts: &ir::Parts, y: &mut [i32]) {
+        let Plan { m, k, n, ref pairs, .. } = self.plan;
+        let operand = |i: usize, at: usize, size: usize| {
+            let (count, batched) = self.counts[i];
+            let zero_points = match parts.input(self.zeros[i]) {
+                [] => &[0],
+                all => &all[if batched { at * count } else { 0 }..][..count],
+            };
+            let codes = &parts.input(self.operands[i])[at * size..][..size];
+            Codes { codes, signed: self.signed[i], zero_points }
+        };
+        for (&(p, q), y) in pairs.iter().zip(y.chunks_exact_mut((m * n).max(1))) {
+            multiply([m, k, n], operand(0, p, m * k), operand(1, q, k * n), y);
+        }
+    }
+}
+
 impl Op for MatMulInteger {
     fn name(&self) -> &str {
         "MatMulInteger"
@@ -52,35 +98,11 @@ impl Op for MatMulInteger {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let (a, b) = (cx.input(0)?, cx.input(1)?);
-        let Plan { m, k, n, pairs, batches } = Plan::new(&a.shape, &b.shape)?;
-        let signed = [a, b].map(|o| o.dtype == DType::I8);
-        if [a, b].iter().any(|o| o.dtype != DType::I8 && o.dtype != DType::U8) {
-            return Err(format!("the executor multiplies uint8 and int8, not {} and {}", a.dtype, b.dtype));
-        }
-        // One zero point, one per row or column, or as many for each matrix of the batch.
-        let zero_points = |i: usize, size: usize, batch: usize| match cx.optional(2 + i).map(|z| z.len()) {
-            None | Some(1) => Ok((1, false)),
-            Some(len) if len == size => Ok((size, false)),
-            Some(len) if Some(len) == size.checked_mul(batch) => Ok((size, true)),
-            Some(len) => Err(format!("{len} zero points do not fit {size} rows or columns")),
-        };
-        let zeros = [zero_points(0, m, batches.0)?, zero_points(1, n, batches.1)?];
+        let products = Products::new(cx, [0, 1], [2, 3])?;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
-            let y: &mut [i32] = parts.output(0);
-            let operand = |i: usize, at: usize, size: usize| {
-                let (count, batched) = zeros[i];
-                let zero_points = match parts.input(2 + i) {
-                    [] => &[0],
-                    all => &all[if batched { at * count } else { 0 }..][..count],
-                };
-                let codes = &parts.input(i)[at * size..][..size];
-                Codes { codes, signed: signed[i], zero_points }
-            };
-            for (&(p, q), y) in pairs.iter().zip(y.chunks_exact_mut((m * n).max(1))) {
-                multiply([m, k, n], operand(0, p, m * k), operand(1, q, k * n), y);
-            }
+            let y = parts.output(0);
+            products.run(&parts, y);
             Ok(())
         }))
     }

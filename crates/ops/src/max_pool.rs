@@ -1,10 +1,16 @@
 //! `MaxPool` (ONNX 1, 8, 10, 11, 12, 22): the largest value of each window; and its gradient `qat.MaxPoolGrad`.
 //!
-//! Opset 8 added the second result, 10 dilations and `ceil_mode`. The executor runs one and two spatial axes.
+//! Opset 8 added the second result, 10 dilations and `ceil_mode`. The kernels take one and two spatial axes; more are
+//! spelled out.
 
+use crate::volume;
 use crate::window::{Window, rounding};
-use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{
+    Attrs, Compose, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, QuantRole, Step, Type, ValueId,
+    Vjp,
+};
 use kernels::pool::{self, Axis, Pool};
+use std::sync::Arc;
 use tensor::DType;
 
 /// `MaxPool(x)`: `x` f32, or uint8 codes, `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each maximum in `x`.
@@ -74,6 +80,10 @@ impl Op for MaxPool {
         let y = pooled(cx.ty(0)?, &self.window, self.ceil)?;
         let indices = Type { dtype: Some(DType::I64), shape: y.shape.clone() };
         Ok(vec![y, indices])
+    }
+
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        volume::pool(cx, &self.window, |window| Arc::new(MaxPool { window, ..self.clone() }))
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

@@ -1,14 +1,13 @@
 //! `Pow` (ONNX 7, 12, 13, 15): `a^b`.
 
-use crate::binary::{self, plan};
+use crate::binary;
+use crate::parts::cast;
 use crate::shapes::broadcast;
-use crate::{BinaryGrad, Cast, shapes::sum_to};
-use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
-use kernels::elementwise::{Binary, Operand};
-use tensor::DType;
+use ir::{Compose, Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
+use kernels::elementwise::Binary;
 
-/// `Pow(a, b)`: operands that broadcast; the result has the element type of `a`. An exponent of another element type must
-/// be constant.
+/// `Pow(a, b)`: operands that broadcast; the result has the element type of `a`. Where the exponent is of another, both are
+/// computed in the type of the one that is a float.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pow;
 
@@ -27,32 +26,27 @@ impl Op for Pow {
         Ok(vec![Type { dtype: a.dtype, shape: broadcast(a, b)? }])
     }
 
-    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let (dy, a, b) = (cx.d_output(0)?, cx.input(0)?, cx.input(1)?);
-        let float =
-            if cx.ty(b).dtype == Some(DType::F32) { b } else { cx.add(Cast { to: DType::F32 }, &[b])? };
-        for (i, wrt, operand) in [(0, Operand::Left, a), (1, Operand::Right, b)] {
-            if cx.wants(i) {
-                let d = cx.add(BinaryGrad { of: Binary::Pow, wrt }, &[dy, a, float])?;
-                let d = sum_to(cx, d, operand)?;
-                cx.set(i, d);
-            }
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let (base, exponent) = (cx.ty(a).dtype?, cx.ty(b).dtype?);
+        if base == exponent {
+            return None;
         }
-        Some(())
+        let common = if exponent.is_float() && !base.is_float() { exponent } else { base };
+        let (a, b) = (cast(cx, a, common)?, cast(cx, b, common)?);
+        let y = cx.add(Pow, &[a, b])?;
+        Some(vec![cast(cx, y, base)?])
+    }
+
+    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
+        binary::vjp(Binary::Pow, cx)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let (a, b) = (cx.input(0)?, cx.input(1)?);
-        if a.dtype == b.dtype {
-            return binary::lower(Binary::Pow, cx);
+        match (cx.input(0)?.dtype, cx.input(1)?.dtype) {
+            (a, b) if a == b => binary::lower(Binary::Pow, cx),
+            (a, b) => Err(format!("the executor computes in one type, but the operands are {a} and {b}")),
         }
-        let exponent = cx.constant(1)?.to_f32();
-        let plan = plan([cx.typed::<f32>(0)?, b], &cx.outs[0])?;
-        Ok(Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            Binary::Pow.forward(&plan, parts.input(0), &exponent, parts.output(0));
-            Ok(())
-        }))
     }
 
     fn layouts(&self) -> Layouts {
@@ -74,5 +68,9 @@ mod tests {
         assert_eq!(eval(&Pow, &[&x, &two]).unwrap().to_f32(), [9.0, 4.0]);
         check_gradient(Pow, &[&Draw::new(1).tensor(&[2, 3, 2], 0.5, 2.0), &two], 1, &[0]);
         assert_eq!(eval(&Pow, &[&Tensor::scalar(3i64), &two]).unwrap().to_i64(), [9]);
+        assert_eq!(
+            eval(&Pow, &[&Tensor::scalar(3i32), &Tensor::scalar(2.5f32)]).unwrap(),
+            Tensor::scalar(15i32)
+        );
     }
 }

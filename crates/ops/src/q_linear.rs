@@ -107,6 +107,65 @@ pub(crate) fn per_channel(
     }
 }
 
+/// From sums of products of codes to codes: what the operators that are made of such sums do by definition, with scales that
+/// may be computed.
+pub(crate) struct Rescale {
+    slots: [usize; 3],
+    lens: [usize; 2],
+    zero_point: usize,
+    signed: bool,
+}
+
+/// The scales of a running [`Rescale`], and the zero point of the result.
+pub(crate) struct Scales<'b> {
+    a: &'b [f32],
+    b: &'b [f32],
+    y: f32,
+    zero_point: f32,
+    signed: bool,
+}
+
+impl Rescale {
+    /// `slots` are those of the scales of both operands and of the result; `zero_point` is that of its zero point.
+    pub(crate) fn new(cx: &Lower, slots: [usize; 3], zero_point: usize) -> Result<Rescale, String> {
+        let mut lens = [0; 3];
+        for (len, &slot) in lens.iter_mut().zip(&slots) {
+            *len = cx.typed::<f32>(slot)?.len();
+        }
+        let one = cx.optional(zero_point).is_none_or(|z| z.len() == 1);
+        if lens[2] != 1 || !one {
+            return Err("the result should have one scale and one zero point".into());
+        }
+        let signed = crate::conv_integer::signed(&cx.outs[0])?;
+        Ok(Rescale { slots, lens: [lens[0], lens[1]], zero_point, signed })
+    }
+
+    /// Checks that each operand has one scale, or as many as given.
+    pub(crate) fn check(&self, most: [usize; 2]) -> Result<(), String> {
+        match self.lens.iter().zip(most).find(|(len, most)| **len != 1 && *len != most) {
+            Some((len, most)) => Err(format!("{len} scales stand where 1 or {most} should")),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn scales<'b>(&self, parts: &ir::Parts<'b, '_>) -> Scales<'b> {
+        let [a, b, y] = self.slots.map(|i| parts.input::<f32>(i));
+        let zero_point = parts.input::<u8>(self.zero_point).first();
+        let zero_point = zero_point.map_or(0, |&z| crate::conv_integer::number(z, self.signed));
+        Scales { a, b, y: y[0], zero_point: zero_point as f32, signed: self.signed }
+    }
+}
+
+impl Scales<'_> {
+    /// The code of a sum with the `i`-th scale of the first operand and the `j`-th of the second.
+    pub(crate) fn code(&self, sum: i32, i: usize, j: usize) -> u8 {
+        let of = |scales: &[f32], i: usize| if scales.len() == 1 { scales[0] } else { scales[i] };
+        let steps = sum as f32 * (of(self.a, i) * of(self.b, j) / self.y);
+        let code = steps.round_ties_even() + self.zero_point;
+        if self.signed { code.clamp(-128.0, 127.0) as i8 as u8 } else { code.clamp(0.0, 255.0) as u8 }
+    }
+}
+
 /// The table of a function from codes to codes.
 pub(crate) fn table(x: Affine, y: Affine, f: impl Fn(f32) -> f32) -> [u8; 256] {
     let quantizer = Quantizer::onnx(Grid::U8);

@@ -1,16 +1,16 @@
 //! `QLinearConv` (ONNX 10): a convolution of uint8 codes with int8 weights, rounded once to uint8 codes.
 
-use crate::conv::{check_axis, kernel_sizes, parse_group, plan, ranks};
-use crate::q_linear::{affine, bias, check_affine, code_dtype, codes, per_channel, weight};
+use crate::conv::{check_axis, parse_group, plan};
+use crate::conv_integer::{Sums, result_shape, zero_points};
+use crate::q_linear::{Rescale, affine, bias, check_affine, code_dtype, codes, per_channel, weight};
 use crate::shapes::conv_products;
 use crate::window::Window;
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
-use kernels::conv::Rounding;
 use kernels::integer;
 
 /// `QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, bias?)`: `x` uint8
 /// `(N, C, spatial...)`, `w` int8 `(O, C / group, kernel...)` with one scale or one per output channel, `bias` int32
-/// `(O)` in steps of `x_scale * w_scale`. All but `x` are constants.
+/// `(O)` in steps of `x_scale * w_scale`. The fast form; data may be int8 too, and weights uint8 with zero points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QLinearConv {
     /// Kernel size, strides, dilations, padding.
@@ -22,6 +22,49 @@ pub struct QLinearConv {
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(QLinearConv { window: Window::parse(cx.attrs)?, group: parse_group(cx.attrs)? }.into())
+}
+
+impl QLinearConv {
+    /// uint8 data with a constant int8 weight of zero point 0.
+    fn lower_fast(&self, cx: &Lower) -> Result<Step, String> {
+        let plan = plan(&self.window, self.group, &cx.typed::<u8>(0)?.shape, &cx.input(3)?.shape)?;
+        let (x, y) = (affine(cx, 1)?, affine(cx, 6)?);
+        let scale = per_channel(cx, 4, plan.out_channels, |w| (x.0 * w) / y.0)?;
+        let bias = bias(cx, 8, plan.out_channels)?;
+        let conv = integer::Conv::new(plan, &weight(cx, 3, 5)?, x.1, bias.as_deref());
+        let workspace = conv.workspace();
+        let step = Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            conv.codes(parts.input(0), &scale, y.1, parts.output(0), parts.workspace());
+            Ok(())
+        });
+        Ok(step.workspace::<u32>(workspace))
+    }
+
+    /// The definition, for all other forms.
+    fn lower_any(&self, cx: &Lower) -> Result<Step, String> {
+        let sums = Sums::new(&self.window, self.group, cx.input(0)?, cx.input(3)?)?;
+        let channels = sums.outputs();
+        zero_points(cx, 2, 1)?;
+        zero_points(cx, 5, channels)?;
+        let rescale = Rescale::new(cx, [1, 4, 6], 7)?;
+        rescale.check([1, channels])?;
+        let with_bias = cx.optional(8).is_some();
+        if with_bias && cx.typed::<i32>(8)?.len() != channels {
+            return Err(format!("{} biases for {channels} output channels", cx.input(8)?.len()));
+        }
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let (scales, bias): (_, &[i32]) = (rescale.scales(&parts), parts.input(8));
+            let zeros = [parts.input(2), parts.input(5)];
+            let (x, w, y): (_, _, &mut [u8]) = (parts.input(0), parts.input(3), parts.output(0));
+            sums.run(x, w, zeros, |i, channel, sum| {
+                let sum = if with_bias { sum.wrapping_add(bias[channel]) } else { sum };
+                y[i] = scales.code(sum, 0, channel);
+            });
+            Ok(())
+        }))
+    }
 }
 
 impl Op for QLinearConv {
@@ -38,30 +81,16 @@ impl Op for QLinearConv {
         check_affine(cx, 1)?;
         check_affine(cx, 6)?;
         let dtype = code_dtype(cx, 7)?;
-        let Some((xs, ws)) = ranks(x, w)? else { return Ok(vec![Type { dtype, shape: None }]) };
-        let channels = ws[1].fixed().and_then(|i| i.checked_mul(self.group));
-        check_axis(x, "input", 1, channels)?;
+        let shape = result_shape(&self.window, self.group, x, w)?;
         if cx.has(8) {
-            check_axis(cx.ty(8)?, "bias", 0, ws[0].fixed())?;
+            let channels = w.shape.as_ref().and_then(|s| s[0].fixed());
+            check_axis(cx.ty(8)?, "bias", 0, channels)?;
         }
-        let spatial = self.window.outputs(&xs[2..], &kernel_sizes(&self.window, ws)?, Rounding::Floor)?;
-        let shape = [xs[0].clone(), ws[0].clone()].into_iter().chain(spatial).collect();
-        Ok(vec![Type { dtype, shape: Some(shape) }])
+        Ok(vec![Type { dtype, shape }])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let plan = plan(&self.window, self.group, &cx.typed::<u8>(0)?.shape, &cx.input(3)?.shape)?;
-        let (x, y) = (affine(cx, 1)?, affine(cx, 6)?);
-        let scale = per_channel(cx, 4, plan.out_channels, |w| (x.0 * w) / y.0)?;
-        let bias = bias(cx, 8, plan.out_channels)?;
-        let conv = integer::Conv::new(plan, &weight(cx, 3, 5)?, x.1, bias.as_deref());
-        let workspace = conv.workspace();
-        let step = Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            conv.codes(parts.input(0), &scale, y.1, parts.output(0), parts.workspace());
-            Ok(())
-        });
-        Ok(step.workspace::<u32>(workspace))
+        self.lower_fast(cx).or_else(|_| self.lower_any(cx))
     }
 
     fn flops(&self, cx: &Lower) -> Option<u64> {

@@ -1,13 +1,16 @@
-//! `QLinearMatMul` (ONNX 10, 21): a product of uint8 codes with a constant int8 matrix, rounded once to uint8 codes.
+//! `QLinearMatMul` (ONNX 10, 21): a product of 8-bit codes, rounded once to 8-bit codes.
 
+use crate::mat_mul::product_shape;
+use crate::mat_mul_integer::Products;
 use crate::q_gemm::transposed;
-use crate::q_linear::{affine, check_affine, code_dtype, codes, per_channel, weight};
+use crate::q_linear::{Rescale, affine, check_affine, code_dtype, codes, per_channel, weight};
 use crate::shapes::products;
 use ir::{Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer;
 
-/// `QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point)`: `a` uint8 `(..., K)`, `b`
-/// int8 `(K, N)` with one scale or one per column. All but `a` are constants.
+/// `QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point)`: the product of `a` and `b`, uint8
+/// or int8 with NumPy's rules for shapes, rounded to codes. `a` may have a scale per row, `b` one per column. Fast where `a` is
+/// uint8, `b` one constant int8 matrix, and the scales are constants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QLinearMatMul;
 
@@ -50,6 +53,40 @@ pub(crate) fn product(
     Ok((integer::Conv::product(rows, columns, inner, &weight, zero_point, None)?, columns))
 }
 
+/// Rows of uint8 codes with one constant int8 matrix of zero point 0.
+fn lower_fast(cx: &Lower) -> Result<Step, String> {
+    let (a, y) = (affine(cx, 1)?, affine(cx, 6)?);
+    let (product, columns) = product(cx, 3, 5, a.1)?;
+    let scale = per_channel(cx, 4, columns, |b| (a.0 * b) / y.0)?;
+    let workspace = product.workspace();
+    let step = Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        product.codes(parts.input(0), &scale, y.1, parts.output(0), parts.workspace());
+        Ok(())
+    });
+    Ok(step.workspace::<u32>(workspace))
+}
+
+/// The definition, for all other forms.
+fn lower_any(cx: &Lower) -> Result<Step, String> {
+    let products = Products::new(cx, [0, 3], [2, 5])?;
+    let (m, n) = (products.plan.m, products.plan.n);
+    let rescale = Rescale::new(cx, [1, 4, 6], 7)?;
+    rescale.check([m, n])?;
+    let len = cx.outs[0].len();
+    let step = Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        let sums = &mut parts.workspace::<i32>()[..len];
+        products.run(&parts, sums);
+        let scales = rescale.scales(&parts);
+        for (i, (y, &sum)) in parts.output::<u8>(0).iter_mut().zip(&*sums).enumerate() {
+            *y = scales.code(sum, i / n % m, i % n);
+        }
+        Ok(())
+    });
+    Ok(step.workspace::<i32>(len))
+}
+
 impl Op for QLinearMatMul {
     fn name(&self) -> &str {
         "QLinearMatMul"
@@ -57,23 +94,12 @@ impl Op for QLinearMatMul {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (a, b) = (codes(cx, 0)?, codes(cx, 3)?);
-        check_affine(cx, 1)?;
         check_affine(cx, 6)?;
-        let dtype = code_dtype(cx, 7)?;
-        Ok(vec![Type { dtype, shape: rows_by_matrix(a, b)? }])
+        Ok(vec![Type { dtype: code_dtype(cx, 7)?, shape: product_shape(a, b)? }])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let (a, y) = (affine(cx, 1)?, affine(cx, 6)?);
-        let (product, columns) = product(cx, 3, 5, a.1)?;
-        let scale = per_channel(cx, 4, columns, |b| (a.0 * b) / y.0)?;
-        let workspace = product.workspace();
-        let step = Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            product.codes(parts.input(0), &scale, y.1, parts.output(0), parts.workspace());
-            Ok(())
-        });
-        Ok(step.workspace::<u32>(workspace))
+        lower_fast(cx).or_else(|_| lower_any(cx))
     }
 
     fn flops(&self, cx: &Lower) -> Option<u64> {

@@ -158,8 +158,8 @@ impl QuantizeLinear {
         let scaling = Scaling::new(x, cx.typed::<f32>(1)?, self.axis, &self.extra)?;
         let (dtype, (lo, hi)) = (y.dtype, range(y.dtype)?);
         let with_zero = cx.optional(2).is_some();
-        if with_zero && cx.input(2)?.shape != cx.input(1)?.shape {
-            return Err("scale and zero point should have one shape".into());
+        if with_zero && cx.input(2)?.len() != cx.input(1)?.len() {
+            return Err("there should be as many zero points as scales".into());
         }
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

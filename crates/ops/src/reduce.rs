@@ -307,76 +307,12 @@ impl Op for ReduceGrad {
     }
 }
 
-/// Defines a reduction that folds groups of numbers, of f32 and perhaps of i64: its struct, its reader and its [`Op`].
-macro_rules! fold {
+/// Defines a reduction: its struct, its reader and its [`Op`], with what differs from one to the other as functions.
+macro_rules! reduction {
     (
         $(#[$doc:meta])*
-        pub struct $name:ident { f32: $float:expr $(, i64: $integer:expr)? }, gradient $vjp:expr
+        pub struct $name:ident, axes since $since:literal, gradient $vjp:expr, step $lower:expr, layouts $layouts:expr
     ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $name {
-            /// How the result looks.
-            pub form: crate::reduce::Form,
-        }
-
-        /// Reads the operator.
-        pub fn parse(cx: &ir::Parse) -> Result<ir::Parsed, String> {
-            let (form, inputs) = crate::reduce::Form::parse(cx)?;
-            Ok(ir::Parsed { inputs, ..$name { form }.into() })
-        }
-
-        impl ir::Op for $name {
-            fn name(&self) -> &str {
-                stringify!($name)
-            }
-
-            fn attrs(&self) -> ir::Attrs {
-                self.form.attrs()
-            }
-
-            fn to_onnx(&self, opset: i64) -> Result<ir::OnnxForm, String> {
-                self.form.to_onnx(self.name(), opset, 18)
-            }
-
-            fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
-                Ok(vec![ir::Type { dtype: cx.ty(0)?.dtype, shape: self.form.infer(cx)? }])
-            }
-
-            fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
-                $vjp(self.form, cx)
-            }
-
-            fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
-                match cx.input(0)?.dtype {
-                    tensor::DType::F32 => self.form.lower_groups::<f32>(cx, $float),
-                    $(tensor::DType::I64 => self.form.lower_groups::<i64>(cx, $integer),)?
-                    other => Err(format!("the executor does not reduce elements of type {other} here")),
-                }
-            }
-        }
-    };
-}
-pub(crate) use fold;
-
-/// Operand, result and its gradient, the last two with the reduced axes as size 1: what gradients of folds read.
-pub(crate) fn aligned(form: Form, cx: &mut Vjp) -> Option<[ir::ValueId; 3]> {
-    let (x, y, dy) = (cx.input(0)?, cx.output(0), cx.d_output(0)?);
-    let shape = cx.dims(x)?;
-    let given = match cx.input(1) {
-        Some(axes) => cx.constant(axes)?.to_i64(),
-        None => Vec::new(),
-    };
-    let axes = form.axes(&given, shape.len()).ok()?;
-    let kept: Vec<i64> = reduced(&shape, &axes, true, 1).iter().map(|&n| n as i64).collect();
-    let kept = cx.constant_value(list(&kept));
-    let mut align = |v| cx.add(crate::Reshape::default(), &[v, kept]);
-    Some([x, align(y)?, align(dy)?])
-}
-
-/// Defines a reduction: its struct, its reader and its [`Op`].
-macro_rules! operator {
-    ($(#[$doc:meta])* pub struct $name:ident: $reduce:ident, axes since $since:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name {
@@ -408,20 +344,69 @@ macro_rules! operator {
             }
 
             fn vjp(&self, cx: &mut ir::Vjp) -> Option<()> {
-                self.form.vjp(kernels::reduce::Reduce::$reduce, cx)
+                $vjp(self.form, cx)
             }
 
             fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
-                self.form.lower(kernels::reduce::Reduce::$reduce, cx)
+                $lower(self.form, cx)
             }
 
             fn layouts(&self) -> ir::Layouts {
-                ir::Layouts::Same { ins: 1, outs: 1 }
+                $layouts
             }
         }
     };
 }
+pub(crate) use reduction;
+
+/// Defines a reduction that folds groups of numbers, of f32 and perhaps of i64.
+macro_rules! fold {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident { f32: $float:expr $(, i64: $integer:expr)? }, gradient $vjp:expr
+    ) => {
+        crate::reduce::reduction! {
+            $(#[$doc])*
+            pub struct $name, axes since 18, gradient $vjp,
+            step |form: crate::reduce::Form, cx: &ir::Lower| match cx.input(0)?.dtype {
+                tensor::DType::F32 => form.lower_groups::<f32>(cx, $float),
+                $(tensor::DType::I64 => form.lower_groups::<i64>(cx, $integer),)?
+                other => Err(format!("the executor does not reduce elements of type {other} here")),
+            },
+            layouts ir::Layouts::Plain
+        }
+    };
+}
+pub(crate) use fold;
+
+/// Defines a reduction that the kernels know.
+macro_rules! operator {
+    ($(#[$doc:meta])* pub struct $name:ident: $reduce:ident, axes since $since:literal) => {
+        crate::reduce::reduction! {
+            $(#[$doc])*
+            pub struct $name, axes since $since,
+            gradient |form: crate::reduce::Form, cx: &mut ir::Vjp| form.vjp(kernels::reduce::Reduce::$reduce, cx),
+            step |form: crate::reduce::Form, cx: &ir::Lower| form.lower(kernels::reduce::Reduce::$reduce, cx),
+            layouts ir::Layouts::Same { ins: 1, outs: 1 }
+        }
+    };
+}
 pub(crate) use operator;
+
+/// Operand, result and its gradient, the last two with the reduced axes as size 1: what gradients of folds read.
+pub(crate) fn aligned(form: Form, cx: &mut Vjp) -> Option<[ir::ValueId; 3]> {
+    let (x, y, dy) = (cx.input(0)?, cx.output(0), cx.d_output(0)?);
+    let shape = cx.dims(x)?;
+    let given = match cx.input(1) {
+        Some(axes) => cx.constant(axes)?.to_i64(),
+        None => Vec::new(),
+    };
+    let axes = form.axes(&given, shape.len()).ok()?;
+    let kept: Vec<i64> = reduced(&shape, &axes, true, 1).iter().map(|&n| n as i64).collect();
+    let kept = cx.constant_value(list(&kept));
+    let mut align = |v| cx.add(crate::Reshape::default(), &[v, kept]);
+    Some([x, align(y)?, align(dy)?])
+}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

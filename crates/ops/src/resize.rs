@@ -34,7 +34,7 @@ pub enum Coordinates {
     Asymmetric,
     /// Opsets 11 and 12, nearest only.
     TfHalfPixelForNn,
-    /// Read and written, not run.
+    /// Within the part of the operand that `roi` names.
     TfCropAndResize,
 }
 
@@ -97,7 +97,8 @@ fn name<T: Copy + PartialEq>(table: &[(&'static str, T)], value: T) -> &'static 
     table.iter().find(|(_, t)| *t == value).map_or(table[0].0, |(n, _)| n)
 }
 
-/// `Resize(x, roi?, scales?, sizes?)`: `x` f32; either `scales` f32 or `sizes` i64, one per axis. `roi` is for cropping only.
+/// `Resize(x, roi?, scales?, sizes?)`: `x` f32; either `scales` f32 or `sizes` i64, one per axis. `roi` is for
+/// cropping only: where the part begins on each axis and then where it ends on each, as fractions of the axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resize {
     /// How values are made up.
@@ -110,13 +111,13 @@ pub struct Resize {
     pub cubic_a: f32,
     /// Taps outside of the operand have no weight, instead of that of the border (cubic).
     pub exclude_outside: bool,
-    /// Wider kernels for smaller results (opset 18). Read and written, not run.
+    /// Wider kernels for smaller results (opset 18).
     pub antialias: bool,
     /// The axes that scales and sizes are for, all where `None` (opset 18).
     pub axes: Option<Vec<i64>>,
     /// What sizes mean.
     pub aspect_ratio: AspectRatio,
-    /// Value outside of a crop. Read and written, not run.
+    /// Value outside of the operand, where `roi` reaches there.
     pub extrapolation: f32,
 }
 
@@ -254,14 +255,43 @@ impl Resize {
         target.into_iter().collect::<Option<Target>>().ok_or_else(|| "the size of the result is open".into())
     }
 
-    /// Where element `i` of `m` lies among `n` elements.
-    fn position(&self, i: usize, n: usize, m: usize, scale: f32) -> f32 {
+    /// Where on each axis the part that is resized begins and ends, of constant operand 1; all of it where there is none.
+    fn parts(&self, cx: &Lower, rank: usize) -> Result<Vec<[f32; 2]>, String> {
+        let mut parts = vec![[0.0, 1.0]; rank];
+        if self.coordinates != Coordinates::TfCropAndResize {
+            return Ok(parts);
+        }
+        let roi = cx.constant(1)?.to_f32();
+        let named = match &self.axes {
+            None => (0..rank).collect(),
+            Some(list) => {
+                list.iter().map(|&a| crate::shapes::axis(a, rank)).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        if roi.len() != 2 * named.len() {
+            return Err(format!("the region {roi:?} should have {} entries", 2 * named.len()));
+        }
+        for (i, &axis) in named.iter().enumerate() {
+            parts[axis] = [roi[i], roi[named.len() + i]];
+        }
+        Ok(parts)
+    }
+
+    /// Where element `i` of `m` lies among `n` elements, of which `part` is resized.
+    fn position(&self, i: usize, n: usize, m: usize, scale: f32, part: [f32; 2]) -> f32 {
         let x = i as f32;
+        // Scales that are not a ratio of sizes leave the result shorter than what they ask for.
+        let wanted = scale * n as f32;
+        let wanted = if (wanted - m as f32).abs() < 1e-3 { m as f32 } else { wanted };
         match self.coordinates {
             Coordinates::Asymmetric => x / scale,
-            // By the size of the result, as ONNX Runtime does; ONNX' reference takes `scale n`, which may be no integer.
-            Coordinates::AlignCorners if m == 1 => 0.0,
-            Coordinates::AlignCorners => x * (n - 1) as f32 / (m - 1) as f32,
+            Coordinates::AlignCorners if wanted == 1.0 => 0.0,
+            Coordinates::AlignCorners => x * (n - 1) as f32 / (wanted - 1.0),
+            Coordinates::TfCropAndResize => {
+                let (last, [from, to]) = ((n - 1) as f32, part);
+                let along = if wanted == 1.0 { last / 2.0 } else { x * last / (wanted - 1.0) };
+                along * (to - from) + from * last
+            }
             Coordinates::PytorchHalfPixel if m == 1 => 0.0,
             Coordinates::TfHalfPixelForNn => (x + 0.5) / scale,
             Coordinates::HalfPixelSymmetric => {
@@ -273,10 +303,10 @@ impl Resize {
         }
     }
 
-    /// Elements and weights for position `x` among `n` elements.
-    fn taps(&self, x: f32, n: usize) -> Vec<(usize, f32)> {
+    /// Elements and weights for position `x` among `n` elements, for a result of `scale` times their number.
+    fn taps(&self, x: f32, n: usize, scale: f32) -> Vec<(usize, f32)> {
         let last = (n - 1) as f32;
-        match self.mode {
+        let (x, reach) = match self.mode {
             Interpolation::Nearest => {
                 let nearest = match self.nearest {
                     Nearest::RoundPreferFloor => (x - 0.5).ceil(),
@@ -284,54 +314,81 @@ impl Resize {
                     Nearest::Floor => x.floor(),
                     Nearest::Ceil => x.ceil(),
                 };
-                vec![(nearest.clamp(0.0, last) as usize, 1.0)]
+                return vec![(nearest.clamp(0.0, last) as usize, 1.0)];
             }
-            Interpolation::Linear => {
-                let x = x.clamp(0.0, last);
-                let low = x.floor();
-                let (at, weight) = (low as usize, x - low);
-                vec![(at, 1.0 - weight), ((at + 1).min(n - 1), weight)]
+            // Beyond the border linear interpolation has the border's value, as taps there do.
+            Interpolation::Linear => (if self.antialias { x } else { x.clamp(0.0, last) }, 1.0),
+            Interpolation::Cubic => (x, 2.0),
+        };
+        // Antialiasing lets a kernel reach over all elements that a smaller result stands for.
+        let shrink = if self.antialias { scale.min(1.0) } else { 1.0 };
+        let (from, to) = ((x - reach / shrink).floor() + 1.0, (x + reach / shrink).ceil() - 1.0);
+        let count = (to - from).max(0.0) as usize + 1;
+        let mut taps: Vec<(usize, f32)> = Vec::with_capacity(count);
+        for at in (0..count).map(|i| from + i as f32) {
+            if (0.0..=last).contains(&at) || !self.exclude_outside {
+                taps.push((at.clamp(0.0, last) as usize, self.weight((at - x).abs() * shrink)));
             }
-            Interpolation::Cubic => {
-                let (a, low) = (self.cubic_a, x.floor());
-                let f = x - low;
-                let far = |d: f32| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
-                let near = |d: f32| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
-                let weights = [far(f + 1.0), near(f), near(1.0 - f), far(2.0 - f)];
-                let places = [-1.0, 0.0, 1.0, 2.0].map(|d| low + d);
-                let inside = |at: f32| (0.0..=last).contains(&at);
-                let mut taps: Vec<(usize, f32)> = Vec::with_capacity(4);
-                for (at, w) in places.into_iter().zip(weights) {
-                    if inside(at) || !self.exclude_outside {
-                        taps.push((at.clamp(0.0, last) as usize, w));
-                    }
-                }
-                let total: f32 = taps.iter().map(|t| t.1).sum();
-                if self.exclude_outside && total != 0.0 {
-                    taps.iter_mut().for_each(|t| t.1 /= total);
-                }
-                taps
-            }
+        }
+        let total: f32 = taps.iter().map(|t| t.1).sum();
+        if (self.exclude_outside || self.antialias) && total != 0.0 {
+            taps.iter_mut().for_each(|t| t.1 /= total);
+        }
+        taps
+    }
+
+    /// The weight of an element at a distance.
+    fn weight(&self, d: f32) -> f32 {
+        let a = self.cubic_a;
+        match self.mode {
+            Interpolation::Cubic if d <= 1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
+            Interpolation::Cubic if d < 2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
+            Interpolation::Cubic => 0.0,
+            _ => (1.0 - d).max(0.0),
         }
     }
 
-    /// The plan to resize `x`, given by its memory.
-    fn plan(&self, x: &Operand, target: &Target) -> Result<Resample, String> {
-        if self.antialias || self.coordinates == Coordinates::TfCropAndResize {
-            return Err("the executor resizes neither with antialias nor with tf_crop_and_resize".into());
-        }
+    /// The plan to resize `x`, given by its memory; and for each axis of the memory which places of the result lie outside of
+    /// `x`.
+    fn plan(
+        &self,
+        x: &Operand,
+        target: &Target,
+        parts: &[[f32; 2]],
+    ) -> Result<(Resample, Vec<Vec<bool>>), String> {
         let mut steps = Vec::new();
+        let mut outside = vec![Vec::new(); x.shape.len()];
+        let crops = self.coordinates == Coordinates::TfCropAndResize;
         for (axis, (&n, &(m, scale))) in x.shape.iter().zip(target).enumerate() {
-            if n == m && scale == 1.0 {
+            if n == m && scale == 1.0 && parts[axis] == [0.0, 1.0] {
                 continue;
             }
             if n == 0 {
                 return Err(format!("axis {axis} has no elements to resize"));
             }
-            let rows = (0..m).map(|i| self.taps(self.position(i, n, m, scale), n));
+            let positions: Vec<f32> = (0..m).map(|i| self.position(i, n, m, scale, parts[axis])).collect();
+            let is_outside = |x: f32| crops && !(0.0..=(n - 1) as f32).contains(&x);
+            let rows =
+                positions.iter().map(|&x| if is_outside(x) { Vec::new() } else { self.taps(x, n, scale) });
             steps.push((x.memory_axis(axis), Taps::new(n, rows)));
+            if positions.iter().any(|&x| is_outside(x)) {
+                outside[x.memory_axis(axis)] = positions.into_iter().map(is_outside).collect();
+            }
         }
-        Ok(Resample::new(&x.memory_shape(), steps))
+        Ok((Resample::new(&x.memory_shape(), steps), outside))
+    }
+}
+
+/// Writes `value` where any axis is outside.
+fn fill_outside(y: &mut [f32], shape: &[usize], outside: &[Vec<bool>], value: f32) {
+    for (i, y) in y.iter_mut().enumerate() {
+        let mut left = i;
+        for (&n, flags) in shape.iter().zip(outside).rev() {
+            if flags.get(left % n) == Some(&true) {
+                *y = value;
+            }
+            left /= n;
+        }
     }
 }
 
@@ -423,7 +480,7 @@ impl Op for Resize {
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let grad = ResizeGrad { of: self.clone(), shape: cx.dims(cx.input(0)?)? };
-        let ins = [cx.d_output(0), None, cx.input(2), cx.input(3)];
+        let ins = [cx.d_output(0), cx.input(1), cx.input(2), cx.input(3)];
         let ins = &ins[..if ins[3].is_some() { 4 } else { 3 }];
         let d = cx.add_multi(Arc::new(grad), ins, 1)?[0];
         cx.set(0, d);
@@ -433,7 +490,20 @@ impl Op for Resize {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.typed::<f32>(0)?;
         let target = self.constant_target(cx, &x.shape)?;
-        Ok(step(self.plan(x, &target)?))
+        let (plan, outside) = self.plan(x, &target, &self.parts(cx, x.shape.len())?)?;
+        let step = step(plan);
+        let value = self.extrapolation;
+        if value == 0.0 || outside.iter().all(Vec::is_empty) {
+            return Ok(step);
+        }
+        let shape = cx.outs[0].memory_shape();
+        let (workspace, inner) = (step.workspace, step.run);
+        let run = move |io: &mut Io| {
+            inner(io)?;
+            fill_outside(io.output(0), &shape, &outside, value);
+            Ok(())
+        };
+        Ok(Step::new(run).workspace::<u8>(workspace))
     }
 
     fn quant(&self) -> QuantRole {
@@ -445,7 +515,7 @@ impl Op for Resize {
     }
 }
 
-/// `ResizeGrad(dy, _, scales?, sizes?)`: gives each element the gradients of its taps.
+/// `ResizeGrad(dy, roi?, scales?, sizes?)`: gives each element the gradients of its taps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResizeGrad {
     /// The forward operator.
@@ -475,7 +545,7 @@ impl Op for ResizeGrad {
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let (dy, dx) = (cx.typed::<f32>(0)?, &cx.outs[0]);
         let target = self.of.constant_target(cx, &self.shape)?;
-        let plan = self.of.plan(dx, &target)?;
+        let (plan, _) = self.of.plan(dx, &target, &self.of.parts(cx, self.shape.len())?)?;
         if plan.lens()[1] != dy.len() {
             return Err(format!("the gradient {:?} is not that of a resized {:?}", dy.shape, self.shape));
         }
@@ -660,8 +730,50 @@ mod tests {
         assert!(run(&op, &[Some(&image())], 1).unwrap_err().contains("either scales or sizes"));
         let attrs = Attrs::new().with_str("mode", "area", "");
         assert!(parse(&Parse { attrs: &attrs, opset: 13, ins: 3, outs: 1 }).unwrap_err().contains("area"));
-        let aliased = Resize { antialias: true, ..Resize::default() };
-        assert!(by_scales(&aliased, &image(), &[1.0, 1.0, 2.0, 2.0]).unwrap_err().contains("antialias"));
+    }
+
+    #[test]
+    fn antialiasing_takes_the_mean_of_what_a_place_stands_for() {
+        let x = Tensor::new(&[1, 1, 1, 8], (0..8).map(|i| i as f32).collect());
+        let smooth = |mode| Resize { antialias: true, ..op(mode, Coordinates::HalfPixel) };
+        let y = by_scales(&smooth(Interpolation::Linear), &x, &[1.0, 1.0, 1.0, 0.25]).unwrap();
+        // Triangles over eight elements, those beyond the border standing for it.
+        close(&y, &[1.75, 5.25]);
+        for mode in [Interpolation::Linear, Interpolation::Cubic] {
+            // A larger result is what it is without.
+            let larger = by_scales(&op(mode, Coordinates::HalfPixel), &x, &[1.0, 1.0, 1.0, 2.0]).unwrap();
+            let same = by_scales(&smooth(mode), &x, &[1.0, 1.0, 1.0, 2.0]).unwrap();
+            close(&same, &larger.to_f64());
+            let ins = [Some(&x), None, Some(&Tensor::new(&[4], vec![1.0f32, 1.0, 1.0, 0.4]))];
+            check_gradient_within(Arc::new(smooth(mode)), &ins, 1, &[0], Default::default());
+        }
+    }
+
+    #[test]
+    fn crops() {
+        let x = Tensor::new(&[1, 1, 1, 5], (0..5).map(|i| i as f32).collect());
+        let crop = |extrapolation| Resize {
+            extrapolation,
+            ..op(Interpolation::Linear, Coordinates::TfCropAndResize)
+        };
+        let at = |op: &Resize, from: f32, to: f32| {
+            let roi = Tensor::new(&[8], vec![0.0, 0.0, 0.0, from, 1.0, 1.0, 1.0, to]);
+            run(op, &[Some(&x), Some(&roi), None, Some(&list(&[1, 1, 1, 3]))], 1).unwrap()[0].to_f32()
+        };
+        assert_eq!(at(&crop(9.0), 0.25, 0.75), [1.0, 2.0, 3.0]);
+        assert_eq!(at(&crop(9.0), 0.5, 1.5), [2.0, 4.0, 9.0]);
+        assert_eq!(at(&crop(0.0), 0.5, 1.5), [2.0, 4.0, 0.0]);
+        let none = run(&crop(0.0), &[Some(&x), None, None, Some(&list(&[1, 1, 1, 3]))], 1);
+        assert!(none.unwrap_err().contains("input 1 is missing"));
+    }
+
+    #[test]
+    fn aligned_corners_go_by_the_scale() {
+        // 0.6 of 4 elements would be 2.4: the corner lies beyond the two that there are.
+        let x = Tensor::new(&[1, 1, 1, 4], vec![1.0f32, 2.0, 3.0, 4.0]);
+        let op = op(Interpolation::Linear, Coordinates::AlignCorners);
+        close(&by_scales(&op, &x, &[1.0, 1.0, 1.0, 0.6]).unwrap(), &[1.0, 1.0 + 3.0 / 1.4]);
+        close(&by_sizes(&op, &x, &[1, 1, 1, 2]).unwrap(), &[1.0, 4.0]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! `SpaceToDepth` (ONNX 1, 13): moves blocks of space into channels.
+//! `SpaceToDepth` (ONNX 1, 13, 28): moves blocks of space into channels. Opset 28 added the second order of channels.
 
 use crate::DepthToSpace;
 use crate::shapes::by_width;
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::Selection;
 
 /// `SpaceToDepth(x)`: `(N, C, H b, W b)` becomes `(N, b b C, H, W)`.
@@ -10,14 +10,18 @@ use kernels::select::Selection;
 pub struct SpaceToDepth {
     /// Block size `b`.
     pub block: usize,
+    /// The channels of the operand count before the places in a block, instead of behind them.
+    pub channels_first: bool,
 }
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    if cx.attrs.str("mode", "DCR")? != "DCR" {
-        return Err("attribute mode is of an opset that is not supported".into());
-    }
-    Ok(SpaceToDepth { block: block_size(cx.attrs)? }.into())
+    let channels_first = match cx.attrs.str("mode", "DCR")? {
+        "DCR" => false,
+        "CRD" => true,
+        other => return Err(format!("attribute mode should be DCR or CRD, but is \"{other}\"")),
+    };
+    Ok(SpaceToDepth { block: block_size(cx.attrs)?, channels_first }.into())
 }
 
 pub(crate) fn block_size(attrs: &Attrs) -> Result<usize, String> {
@@ -42,7 +46,12 @@ impl Op for SpaceToDepth {
     }
 
     fn attrs(&self) -> Attrs {
-        Attrs::new().with("blocksize", Attr::Int(self.block as i64))
+        let mode = if self.channels_first { "CRD" } else { "DCR" };
+        Attrs::new().with("blocksize", Attr::Int(self.block as i64)).with_str("mode", mode, "DCR")
+    }
+
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        crate::unary::since(self, opset, if self.channels_first { 28 } else { 1 })
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -64,7 +73,10 @@ impl Op for SpaceToDepth {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let d = cx.add(DepthToSpace { block: self.block, channels_first: false }, &[cx.d_output(0)?])?;
+        let d = cx.add(
+            DepthToSpace { block: self.block, channels_first: self.channels_first },
+            &[cx.d_output(0)?],
+        )?;
         cx.set(0, d);
         Some(())
     }
@@ -74,7 +86,8 @@ impl Op for SpaceToDepth {
         let (&[n, c, ..], &[_, _, h, w]) = (&x.shape[..], &y.shape[..]) else {
             return Err(format!("the operand should have the shape (N, C, H, W), but has {:?}", x.shape));
         };
-        let plan = Selection::transpose(&[n, c, h, b, w, b], &[0, 3, 5, 1, 2, 4]);
+        let order = if self.channels_first { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
+        let plan = Selection::transpose(&[n, c, h, b, w, b], &order);
         by_width!(x.dtype, T => Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             plan.run::<T>(parts.input(0), T::default(), parts.output(0));
@@ -97,13 +110,18 @@ mod tests {
     #[test]
     fn values() {
         let x = Tensor::new(&[1, 2, 2, 2], (0..8).collect::<Vec<i64>>());
-        let y = eval(&SpaceToDepth { block: 2 }, &[&x]).unwrap();
+        let at = |block, channels_first| eval(&SpaceToDepth { block, channels_first }, &[&x]);
+        let y = at(2, false).unwrap();
         assert_eq!((y.shape(), y.to_i64()), (&[1, 8, 1, 1][..], vec![0, 4, 1, 5, 2, 6, 3, 7]));
-        assert!(eval(&SpaceToDepth { block: 3 }, &[&x]).unwrap_err().contains("blocks of 3"));
+        assert_eq!(at(2, true).unwrap().to_i64(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(at(3, false).unwrap_err().contains("blocks of 3"));
     }
 
     #[test]
     fn gradient() {
-        check_gradient(SpaceToDepth { block: 2 }, &[&Draw::new(1).tensor(&[2, 3, 4, 2], -1.0, 1.0)], 1, &[0]);
+        for channels_first in [false, true] {
+            let x = Draw::new(1).tensor(&[2, 3, 4, 2], -1.0, 1.0);
+            check_gradient(SpaceToDepth { block: 2, channels_first }, &[&x], 1, &[0]);
+        }
     }
 }

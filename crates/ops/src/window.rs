@@ -141,7 +141,7 @@ impl Window {
     }
 
     /// Lays the window over axis `i` of `axes`, which has `input` elements.
-    fn axis(
+    pub(crate) fn axis(
         &self,
         i: usize,
         axes: usize,

@@ -2,7 +2,8 @@
 
 use crate::{
     EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd,
-    InlineBranches, MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, UnrollLoops, WidenHalves,
+    InlineBranches, MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, SpellOut, UnrollLoops,
+    WidenHalves,
 };
 use ir::{Graph, GraphError};
 use std::collections::HashSet;
@@ -22,17 +23,19 @@ impl Normalize {
     ///    `remove-identity`, so that the copies through which exporters share equal initial values become constants of
     ///    their own: training moves them apart. `inline-branches` behind it takes the branches that are decided with that.
     /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
-    /// 3. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
+    /// 3. `spell-out`: attention becomes the products that it is made of.
+    /// 4. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
     ///    others, and old forms in new ones.
-    /// 4. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
+    /// 5. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
     ///    convolution.
-    /// 5. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
+    /// 6. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
     pub fn pipeline(self) -> Pipeline {
         let pipeline = Pipeline::new()
             .then(WidenHalves)
             .then(FoldConstants)
             .then(InlineBranches)
             .then(RemoveIdentity)
+            .then(SpellOut)
             .then(EvalBatchNorm)
             .then(SoftmaxAxis)
             .then(MeanToPool)
