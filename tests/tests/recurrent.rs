@@ -39,8 +39,7 @@ fn weight(graph: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
 /// Classifies sequences of shape `(batch, 6, 3)`: an LSTM and a GRU in both directions, and a product.
 fn classifier() -> Model {
     let mut graph = Graph::new("sequences");
-    let x = graph
-        .add_input("input", Type::new(DType::F32, ["N".into(), TIME.into(), WIDTH.into()] as [ir::Dim; 3]));
+    let x = graph.add_input("input", Type::new(DType::F32, [ir::Dim::sym("N"), TIME.into(), WIDTH.into()]));
     let form = |activations: &[ops::Activation]| Recurrence {
         direction: Direction::Bidirectional,
         hidden: HIDDEN,
@@ -50,7 +49,7 @@ fn classifier() -> Model {
         linear_before_reset: false,
     };
     use ops::Activation::{Sigmoid, Tanh};
-    let mut layer = |graph: &mut Graph, x, name: &str, gates: usize, width: usize| {
+    let layer = |graph: &mut Graph, x, name: &str, gates: usize, width: usize| {
         let rows = gates * HIDDEN;
         let shapes = [("w", vec![2, rows, width]), ("r", vec![2, rows, HIDDEN]), ("b", vec![2, 2 * rows])];
         let weights = shapes.map(|(part, shape)| weight(graph, &format!("{name}_{part}"), &shape));
