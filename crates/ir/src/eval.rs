@@ -24,8 +24,8 @@ fn relayout(src: &[u8], dst: &mut [u8], shape: &[usize], width: usize, to_channe
     }
 }
 
-/// The results of `op` on these operands: given and returned row-major, passed to the kernel as [`Op::layouts`] asks. Where
-/// there is no kernel, by the operator's composition.
+/// The results of `op` on these operands: given and returned row-major, passed to the kernel as [`Op::layouts`] asks. An
+/// operator that is composed of others is evaluated as these.
 ///
 /// # Errors
 /// When shapes do not fit, are not fully determined, or the operator has no kernel for them.
@@ -53,6 +53,9 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
     let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
+    if let Some(results) = crate::compose::eval(op, ins, outs).map_err(EvalError)? {
+        return Ok(results);
+    }
     let lower = Lower {
         ins: types
             .iter()
@@ -67,12 +70,7 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
             .map(|(i, ty)| operand(ty, None, out_mask, i))
             .collect::<Result<_, _>>()?,
     };
-    let step = match crate::widen::lower(op, &lower) {
-        Ok(step) => step,
-        Err(refused) => {
-            return crate::compose::eval(op, ins, outs).map_err(EvalError)?.ok_or(EvalError(refused));
-        }
-    };
+    let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
         Tensor::from_bytes(o.dtype, &o.shape, bytes).map_err(|e| EvalError(e.to_string()))
     };

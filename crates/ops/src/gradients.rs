@@ -84,10 +84,36 @@ const DRAWN: &[(&str, &str, Case)] = &[
     ("", "Acos", |d| unary(d, -0.8, 0.8, &[])),
     ("", "Acosh", |d| unary(d, 1.3, 3.0, &[])),
     ("", "Add", |d| binary(d, -2.0, 2.0)),
+    ("", "AffineGrid", |d| {
+        let axes = d.int(2, 4);
+        let size = [vec![d.int(1, 3), 1], d.shape(axes, 3)].concat();
+        let theta = d.tensor(&[size[0], axes, axes + 1], -1.0, 1.0);
+        Drawn::of([theta, list(&size)]).flag("align_corners", d.chance(2))
+    }),
     ("", "Asin", |d| unary(d, -0.8, 0.8, &[])),
     ("", "Asinh", |d| unary(d, -3.0, 3.0, &[])),
     ("", "Atan", |d| unary(d, -3.0, 3.0, &[])),
     ("", "Atanh", |d| unary(d, -0.7, 0.7, &[])),
+    ("", "Attention", |d| {
+        let (batch, queries, keys, size) = (d.int(1, 3), d.int(1, 4), d.int(1, 4), d.int(1, 4));
+        let (kv_heads, shared, values) = (d.int(1, 3), d.int(1, 3), d.int(1, 4));
+        let (flat, heads) = (d.chance(2), kv_heads * shared);
+        let operand = |d: &mut Draw, heads: usize, length: usize, size: usize| match flat {
+            true => d.tensor(&[batch, length, heads * size], -1.0, 1.0),
+            false => d.tensor(&[batch, heads, length, size], -1.0, 1.0),
+        };
+        let q = operand(d, heads, queries, size);
+        let (k, v) = (operand(d, kv_heads, keys, size), operand(d, kv_heads, keys, values));
+        let masked = d.chance(2);
+        let mut drawn = Drawn::of([q, k, v]).maybe(masked, d.tensor(&[queries, keys], -1.0, 1.0));
+        if flat {
+            drawn = drawn.int("q_num_heads", heads as i64).int("kv_num_heads", kv_heads as i64);
+        }
+        if d.chance(2) {
+            drawn = drawn.float("softcap", 1.5);
+        }
+        drawn.flag("is_causal", d.chance(2)).float("scale", d.float(0.5, 1.0))
+    }),
     ("", "AveragePool", |d| {
         let (x, drawn) = window(d, true);
         let count = d.chance(2);
@@ -107,12 +133,51 @@ const DRAWN: &[(&str, &str, Case)] = &[
     }),
     ("", "Cast", |d| unary(d, -2.0, 2.0, &[]).int("to", 1)),
     ("", "CastLike", |d| unary(d, -2.0, 2.0, &[]).and(Tensor::scalar(1f32)).fixed(&[1])),
+    ("", "CausalConvWithState", |d| {
+        let (batch, channels, length, kernel) = (d.int(1, 3), d.int(1, 4), d.int(1, 5), d.int(1, 4));
+        let (bias, past) = (d.chance(2), d.chance(2));
+        let activation = d.pick(&["none", "silu"]);
+        Drawn::of([
+            d.tensor(&[batch, channels, length], -1.0, 1.0),
+            d.tensor(&[channels, 1, kernel], -1.0, 1.0),
+        ])
+        .maybe(bias, d.tensor(&[channels], -1.0, 1.0))
+        .maybe(past, d.tensor(&[batch, channels, kernel - 1], -1.0, 1.0))
+        .str("activation", activation)
+        .outs(2, 2)
+    }),
     ("", "Ceil", |d| unary(d, -1.9, 1.9, &[-1.0, 0.0, 1.0])),
     ("", "Celu", |d| unary(d, -2.0, 2.0, &[0.0]).float("alpha", d.float(0.5, 2.0))),
+    ("", "CenterCropPad", |d| {
+        let x = d.dims(1, 4);
+        let to = d.shape(x.len(), 5);
+        Drawn::of([d.tensor(&x, -1.0, 1.0), list(&to)])
+    }),
     ("", "Clip", |d| {
         let (low, high) = (d.chance(2), d.chance(2));
         let drawn = unary(d, -2.0, 2.0, &[-1.0, 0.5]);
         drawn.maybe(low, Tensor::scalar(-1f32)).maybe(high, Tensor::scalar(0.5f32)).fixed(&[1, 2])
+    }),
+    ("", "Col2Im", |d| {
+        let (x, attributes) = window(d, false);
+        let block = kernel(&attributes);
+        let w = crate::Window::parse(&attributes(Drawn::default()).attrs).unwrap_or_default();
+        let output = |i: usize| {
+            w.axis(i, block.len(), x[i + 2], block[i], kernels::window::Rounding::Floor)
+                .map_or(0, |a| a.output)
+        };
+        let patches = (0..block.len()).map(output).product();
+        let columns = x[1] * block.iter().product::<usize>();
+        let operands =
+            Drawn::of([d.tensor(&[x[0], columns, patches], -1.0, 1.0), list(&x[2..]), list(&block)]);
+        let mut drawn = attributes(operands);
+        drawn.attrs = drawn
+            .attrs
+            .iter()
+            .filter(|(n, _)| *n != "kernel_shape")
+            .map(|(n, a)| (n.into(), a.clone()))
+            .collect();
+        drawn
     }),
     ("", "Compress", |d| {
         let x = d.dims(1, 4);
@@ -170,6 +235,20 @@ const DRAWN: &[(&str, &str, Case)] = &[
     ("", "Cosh", |d| unary(d, -2.0, 2.0, &[])),
     ("", "CumProd", |d| cumulative(d, &[0.0, -0.5, 1.0, 1.5])),
     ("", "CumSum", |d| cumulative(d, &[0.0, -0.5, 1.0, 1.5])),
+    ("", "DeformConv", |d| {
+        let (group, own, out) = (d.int(1, 3), d.int(1, 3), d.int(1, 3));
+        let (kernel, x) = (d.shape(2, 2), [d.int(2, 5), d.int(2, 5)]);
+        let y = [x[0] - kernel[0] + 1, x[1] - kernel[1] + 1];
+        let taps = kernel[0] * kernel[1];
+        let (bias, mask) = (d.chance(2), d.chance(2));
+        let places = |channels: usize| [1, channels, y[0], y[1]];
+        let (x, w) = ([1, group * own, x[0], x[1]], [group * out, own, kernel[0], kernel[1]]);
+        // Taps stay between elements, away from the kinks there.
+        Drawn::of([d.tensor(&x, -1.0, 1.0), d.tensor(&w, -1.0, 1.0), d.tensor(&places(2 * taps), 0.1, 0.9)])
+            .maybe(bias, d.tensor(&[group * out], -1.0, 1.0))
+            .maybe(mask, d.tensor(&places(taps), 0.5, 1.0))
+            .int("group", group as i64)
+    }),
     ("", "DepthToSpace", |d| {
         let b = d.int(1, 4);
         let x = [d.int(1, 3), b * b * d.int(1, 3), d.int(1, 4), d.int(1, 4)];
@@ -239,9 +318,26 @@ const DRAWN: &[(&str, &str, Case)] = &[
         let x = d.dims(3, 5);
         Drawn::of([d.tensor(&x, -2.0, 2.0)])
     }),
+    ("", "GlobalLpPool", |d| {
+        let x = d.dims(3, 5);
+        Drawn::of([d.tensor(&x, 0.5, 1.5)]).int("p", d.int(1, 4) as i64)
+    }),
     ("", "GlobalMaxPool", |d| {
         let x = d.dims(3, 5);
         Drawn::of([d.distinct(&x)])
+    }),
+    ("", "GridSample", |d| {
+        let axes = d.int(1, 4);
+        let x = [vec![d.int(1, 3), d.int(1, 3)], d.shape(axes, 3)].concat();
+        let grid = [vec![x[0]], d.shape(axes, 2), vec![axes]].concat();
+        let mode = d.pick(&["linear", "nearest", "cubic"]);
+        let drawn = Drawn::of([d.tensor(&x, -1.0, 1.0), d.tensor(&grid, -1.2, 1.2)]);
+        // Positions have kinks at every element; their gradients are tested with the operator.
+        drawn
+            .str("mode", mode)
+            .str("padding_mode", d.pick(&["zeros", "border", "reflection"]))
+            .flag("align_corners", d.chance(2))
+            .fixed(&[1])
     }),
     ("", "GroupNormalization", |d| {
         let groups = d.int(1, 4);
@@ -292,6 +388,10 @@ const DRAWN: &[(&str, &str, Case)] = &[
         drawn.ins[0] = Some(d.tensor_off(&shape, -2.0, 2.0, &[0.0], 0.3));
         drawn.int("p", p)
     }),
+    ("", "LpPool", |d| {
+        let (x, drawn) = window(d, true);
+        drawn(Drawn::of([d.tensor(&x, 0.5, 1.5)])).int("p", d.int(1, 4) as i64).flag("ceil_mode", d.chance(2))
+    }),
     ("", "MatMul", |d| {
         let [m, k, n] = [0; 3].map(|_| d.int(1, 5));
         let batch = d.dims(0, 2);
@@ -313,7 +413,21 @@ const DRAWN: &[(&str, &str, Case)] = &[
         let drawn = drawn(Drawn::of([d.distinct(&x)])).flag("ceil_mode", d.chance(2));
         if indices { drawn.outs(2, 1) } else { drawn }
     }),
+    ("", "MaxUnpool", |d| {
+        let (channels, n, kernel) = (d.int(1, 3), d.int(1, 4), d.int(1, 4));
+        // One index in each window, no two of them alike.
+        let places = (0..channels * n).map(|i| (i * kernel + d.int(0, kernel)) as i64).collect();
+        let x = [1, channels, n];
+        Drawn::of([d.tensor(&x, -1.0, 1.0), Tensor::new(&x, places)])
+            .ints("kernel_shape", &[kernel])
+            .ints("strides", &[kernel])
+    }),
     ("", "Mean", several),
+    ("", "MeanVarianceNormalization", |d| {
+        let x = [2, d.int(1, 3), d.int(2, 4), d.int(1, 4)];
+        let axes = d.pick(&[&[0usize, 2, 3][..], &[0, 1, 2], &[0, 2]]);
+        Drawn::of([d.distinct(&x)]).ints("axes", axes)
+    }),
     ("", "Min", extreme),
     ("", "Mish", |d| unary(d, -3.0, 3.0, &[])),
     ("", "Mod", |d| {
@@ -388,6 +502,18 @@ const DRAWN: &[(&str, &str, Case)] = &[
             .int("batch_axis", batch as i64)
             .int("time_axis", 1 - batch as i64)
     }),
+    ("", "RotaryEmbedding", |d| {
+        let (batch, heads, length, half) = (d.int(1, 3), d.int(1, 3), d.int(1, 4), d.int(1, 4));
+        let (flat, rest) = (d.chance(2), if d.chance(3) { 2 } else { 0 });
+        let size = 2 * half + rest;
+        let x = if flat { vec![batch, length, heads * size] } else { vec![batch, heads, length, size] };
+        let positions: Vec<i64> = (0..batch * length).map(|_| d.int(0, 5) as i64).collect();
+        Drawn::of([d.tensor(&x, -1.0, 1.0), d.tensor(&[5, half], -1.0, 1.0), d.tensor(&[5, half], -1.0, 1.0)])
+            .and(Tensor::new(&[batch, length], positions))
+            .flag("interleaved", d.chance(2))
+            .int("num_heads", heads as i64)
+            .int("rotary_embedding_dim", if rest == 0 { 0 } else { 2 * half as i64 })
+    }),
     ("", "Round", |d| unary(d, -1.4, 1.4, &[-0.5, 0.5])),
     ("", "Scatter", |d| scatter_elements(d, "none")),
     ("", "ScatterElements", |d| {
@@ -459,6 +585,10 @@ const DRAWN: &[(&str, &str, Case)] = &[
     }),
     ("", "Sub", |d| binary(d, -2.0, 2.0)),
     ("", "Sum", several),
+    ("", "SwiGLU", |d| {
+        let x = d.dims(0, 4);
+        Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x, -2.0, 2.0)]).float("alpha", d.float(0.5, 2.0))
+    }),
     ("", "Swish", |d| unary(d, -2.0, 2.0, &[]).float("alpha", d.float(0.5, 2.0))),
     ("", "Tan", |d| unary(d, -1.0, 1.0, &[])),
     ("", "Tanh", |d| unary(d, -2.0, 2.0, &[])),
@@ -509,6 +639,12 @@ const DRAWN: &[(&str, &str, Case)] = &[
         let condition = Tensor::bools(&condition, &choice);
         Drawn::of([condition, d.tensor(&a, -2.0, 2.0), d.tensor(&b, -2.0, 2.0)])
     }),
+    ("com.microsoft", "BiasGelu", biased),
+    ("com.microsoft", "FastGelu", biased),
+    ("com.microsoft", "Gelu", |d| unary(d, -3.0, 3.0, &[])),
+    ("com.microsoft", "QuickGelu", |d| unary(d, -3.0, 3.0, &[]).float("alpha", d.float(0.5, 2.0))),
+    ("com.microsoft", "SkipLayerNormalization", |d| skip_norm(d, 2)),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization", |d| skip_norm(d, 1)),
     ("qat", "SumTo", |d| {
         let [a, b] = [0; 2].map(|_| d.dims(0, 3));
         let full = [&a[..], &b].concat();
@@ -536,6 +672,7 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
             "BitwiseNot",
             "BitwiseOr",
             "BitwiseXor",
+            "ConvInteger",
             "DynamicQuantizeLinear",
             "Equal",
             "Greater",
@@ -545,6 +682,7 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
             "Less",
             "LessOrEqual",
             "MatMulInteger",
+            "NonMaxSuppression",
             "NonZero",
             "Not",
             "Or",
@@ -559,9 +697,24 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
     (
         "operands are integers, bits, or say how a constant looks",
         "",
-        &["BitCast", "ConstantOfShape", "DequantizeLinear", "EyeLike", "OneHot", "Range"],
+        &[
+            "BitCast",
+            "BlackmanWindow",
+            "ConstantOfShape",
+            "DequantizeLinear",
+            "EyeLike",
+            "HammingWindow",
+            "HannWindow",
+            "OneHot",
+            "Range",
+        ],
     ),
     ("the result is constant but for jumps", "", &["Hardmax"]),
+    (
+        "of caches, regions and signals, which are not trained",
+        "",
+        &["Det", "LinearAttention", "RoiAlign", "TensorScatter", "Unique"],
+    ),
     (
         "an update of parameters is the end of a step",
         "ai.onnx.preview.training",
@@ -603,6 +756,7 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
             "GatherGrad",
             "GlobalAveragePoolGrad",
             "GlobalMaxPoolGrad",
+            "GridSampleGrad",
             "InstanceNormalizationGrad",
             "LRNGrad",
             "LayerNormalizationGrad",
@@ -633,6 +787,22 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         &["Epilogue", "FakeQuant", "Pact", "Processed"],
     ),
 ];
+
+/// A value and what is added to each of its rows.
+fn biased(d: &mut Draw) -> Drawn {
+    let x = d.dims(1, 4);
+    Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[x.len() - 1..], -1.0, 1.0)])
+}
+
+/// A normalized sum, with so many parameters of the norm, and a bias.
+fn skip_norm(d: &mut Draw, parameters: usize) -> Drawn {
+    let x = [d.int(1, 3), d.int(1, 4), d.int(2, 5)];
+    let mut drawn = Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x, -2.0, 2.0)]);
+    for _ in 0..parameters {
+        drawn = drawn.and(d.tensor(&x[2..], 0.5, 1.5));
+    }
+    drawn.maybe(d.chance(2), d.tensor(&x[2..], -1.0, 1.0)).float("epsilon", 0.1)
+}
 
 fn list(values: &[usize]) -> Tensor {
     Tensor::new(&[values.len()], values.iter().map(|&v| v as i64).collect())

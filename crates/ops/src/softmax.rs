@@ -2,9 +2,13 @@
 //!
 //! Before opset 13 the operand counted as a matrix, cut in front of `axis`: the function ran over all axes from there on.
 
-use ir::{Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
+use crate::reduce::Form;
+use crate::shapes::list;
+use crate::{Div, Exp, ReduceMax, ReduceSum, Sub};
+use ir::{Attrs, Compose, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::relayout::{from_channels_last, to_channels_last};
 use std::sync::Arc;
+use tensor::DType;
 
 /// `Softmax(x)`: `e^x / sum of e^x` along an axis. f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +154,21 @@ impl Op for Softmax {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         infer(cx, self.axis, self.flatten)
+    }
+
+    /// In 16 bits each step is rounded, as ONNX defines it.
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        let x = cx.input(0)?;
+        if cx.ty(x).dtype? != DType::F16 || self.flatten {
+            return None;
+        }
+        let axis = cx.constant_value(list(&[self.axis]));
+        let form = Form::default();
+        let largest = cx.add(ReduceMax { form }, &[x, axis])?;
+        let x = cx.add(Sub, &[x, largest])?;
+        let powers = cx.add(Exp, &[x])?;
+        let sum = cx.add(ReduceSum { form }, &[powers, axis])?;
+        Some(vec![cx.add(Div, &[powers, sum])?])
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {

@@ -260,7 +260,7 @@ pub(crate) fn run(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<V
         _ => (0, 0),
     };
     if op.lower(&lower(op, ins, outs, native)?).is_err() {
-        // An operator that is composed of others, or has no kernel at all.
+        // An operator that is composed of others, or one without a kernel for these operands.
         return ir::eval(op, ins, outs).map_err(|e| e.to_string());
     }
     let reference = execute(op, ins, outs, native, None)?;
