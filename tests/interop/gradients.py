@@ -43,6 +43,11 @@ def distinct(*shape):
     return (RANDOM.permutation(n).reshape(shape) * 0.1 - n / 20).astype(np.float32)
 
 
+def tied(*shape):
+    """Floats many of which are equal."""
+    return RANDOM.integers(-2, 3, shape).astype(np.float32)
+
+
 def ints(*values):
     return np.array(values, np.int64)
 
@@ -167,6 +172,7 @@ def element_wise():
     operator("Pow", [draw(2, 3, low=0.5), draw(3)], torch.pow)
     operator("Max", [a, b, draw(4)], lambda a, b, c: torch.maximum(torch.maximum(a, b), c))
     operator("Min", [a, b], torch.minimum)
+    operator("Max", [tied(3, 4), tied(4)], torch.maximum, label="ties")
     operator("Mean", [a, b, draw(4)], lambda a, b, c: (a + b + c) / 3)
     operator("Sum", [a, b, draw(4)], lambda a, b, c: a + b + c)
     quotients = (np.array([[3.3, -2.7], [1.2, 4.4]], np.float32), np.array([1.0, -1.5], np.float32))
@@ -236,6 +242,7 @@ def pools():
     x = distinct(2, 3, 7, 6)
     common = dict(kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     operator("MaxPool", [x], lambda x: F.max_pool2d(x, 3, 2, 1), **common)
+    operator("MaxPool", [tied(2, 3, 7, 6)], lambda x: F.max_pool2d(x, 3, 2, 1), label="ties", **common)
     operator(
         "MaxPool", [x], lambda x: F.max_pool2d(x, 2, 2, 0, 2, ceil_mode=True), label="ceil, dilated",
         kernel_shape=[2, 2], strides=[2, 2], dilations=[2, 2], ceil_mode=1,
@@ -311,6 +318,7 @@ def reductions():
         ("ReduceMean", x, lambda x: x.mean(1, True)),
         ("ReduceMax", distinct(3, 4, 2), lambda x: x.amax(1, True)),
         ("ReduceMin", distinct(3, 4, 2), lambda x: x.amin(1, True)),
+        ("ReduceMax", tied(3, 4, 2), lambda x: x.amax(1, True)),
         ("ReduceProd", some_zeros, lambda x: x.prod(1, True)),
         ("ReduceL1", x, lambda x: x.abs().sum(1, True)),
         ("ReduceL2", x, lambda x: x.norm(2, 1, True)),
@@ -354,6 +362,9 @@ def movements():
             "ScatterElements", [draw(3, 4, 5), at, draw(3, 6, 5)],
             lambda x, i, u, n=name: x.scatter_reduce(1, i, u, n), label=reduction, axis=1, reduction=reduction,
         )  # fmt: skip
+    operands = [tied(3, 4, 5), at, tied(3, 6, 5)]
+    most = lambda x, i, u: x.scatter_reduce(1, i, u, "amax")  # noqa: E731
+    operator("ScatterElements", operands, most, label="max, ties", axis=1, reduction="max")
     once = np.stack([RANDOM.permutation(4)[:2] for _ in range(15)], 1).reshape(2, 3, 5).transpose(1, 0, 2)
     operands = [x, np.ascontiguousarray(once), draw(3, 2, 5)]
     operator("ScatterElements", operands, lambda x, i, u: x.scatter(1, i, u), axis=1)
