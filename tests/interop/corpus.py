@@ -11,9 +11,10 @@ inputs; else drawn, open dimensions being 2. The columns:
 - loss: of one step of quantization-aware training on those inputs: the model's own, cross-entropy with drawn labels where
   there are class scores, distillation elsewhere;
 - gradients: of so many float constants with more than one element, running statistics apart, so many get a finite gradient
-  in that step. Which do not, and why, stands below the table;
+  in that step, and as many where PyTorch's gradients are recorded. Which do not, and why, stands below the table;
 - int8 file: after `quantize --epochs 1` on these inputs, and noisy copies of the float ones, the file runs in ONNX Runtime
-  and its outputs are finite; for a model that was not in training mode, how far they are from those of the float file;
+  and its outputs are finite; for a model that was not in training mode, how far they are from those of the float file. Where
+  inputs are drawn, the rate is 0: these are networks of constant weights, whose large activations make any step a leap;
 - integer: for convolutional networks with reference inputs, Conv and Gemm of the float model, and integer kernels for them
   in ONNX Runtime and OpenVINO, as coverage.py counts them;
 - agree: as compare.py, share of the class scores that are at most one step from ONNX Runtime's, and of the samples with the
@@ -55,7 +56,7 @@ def tool(*arguments):
 
 def message(error):
     """The first line of what ONNX Runtime says, without its numbers and places."""
-    return str(error).splitlines()[0].split(" : ")[-1][:160]
+    return str(error).splitlines()[0].split(" : ")[-1].split(" failed:")[-1][:160]
 
 
 def inputs_of(model):
@@ -91,7 +92,7 @@ def recorded(archive, wanted):
 
 
 def feeds_of(path, wanted, rng):
-    """Values for every input, and whether they are recorded ones."""
+    """Values for every input, and whether there are recorded ones among them."""
     own = [path.with_name(path.name.removesuffix(".onnx") + ".fwd_ref.npz")]
     own.append(path.with_name(path.name.removesuffix(".train.onnx") + ".train_ref.npz"))
     others = sorted(path.parent.glob("*.train_ref.npz")) + sorted(path.parent.glob("*.fwd_ref.npz"))
@@ -100,13 +101,14 @@ def feeds_of(path, wanted, rng):
         found = recorded(archive, wanted) if archive.exists() else {}
         if len(found) > len(best):
             best = found
+    is_recorded = bool(best)
     batch = next((len(v) for v in best.values()), 2)
     for name, (dtype, shape) in wanted.items():
         if name not in best:
             shape = [batch if i == 0 and d is None else d or 2 for i, d in enumerate(shape)]
             draw = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
             best[name] = np.asarray(draw).astype(dtype)
-    return {name: best[name] for name in wanted}, own[0].exists() or own[1].exists()
+    return {name: best[name] for name in wanted}, is_recorded
 
 
 def run(path, feeds, level="disable"):
@@ -163,7 +165,7 @@ class Trial:
         self.note(f"{column}: {text}")
 
     def all(self):
-        self.feeds, self.is_reference = feeds_of(self.path, inputs_of(self.model), self.rng)
+        self.feeds, self.is_recorded = feeds_of(self.path, inputs_of(self.model), self.rng)
         np.savez(self.folder / "inputs.npz", **self.feeds)
         try:
             told = tool(self.program, "corpus", self.path, "--trial", self.folder)
@@ -173,6 +175,12 @@ class Trial:
             key, _, value = line.partition("\t")
             self.facts.setdefault(key, []).append(value)
         self.saved()
+        if "no network" in self.facts:
+            return self.note(f"{self.facts['no network'][0]}: it holds no network")
+        for label in self.facts.get("label", []):
+            classes = int(self.facts.get("classes", [2])[0])
+            first = self.feeds[self.facts["data"][0]]
+            self.feeds.setdefault(label, np.arange(len(first)) % classes)
         self.float()
         self.step()
         self.emitted()
@@ -218,14 +226,19 @@ class Trial:
         if not np.isfinite(loss):
             self.fail("loss", f"it is {loss}: {self.facts['minimized'][0]}")
         self.row["gradients"] = self.facts["gradients"][0]
+        theirs = self.path.with_name(self.path.name.removesuffix(".train.onnx") + ".train_ref.npz")
+        if theirs.exists():
+            with np.load(theirs) as archive:
+                count = sum(name.startswith("grad_norm/") for name in archive.files)
+            if self.row["gradients"] != f"{count} of {count}":
+                self.fail("gradients", f"{self.facts['gradients'][0]}, but PyTorch has {count}")
         for missing in self.facts.get("missing", []):
             self.note(f"no gradient: {missing}")
         if zero := self.facts.get("zero"):
             self.note(f"gradients of zeros only: {len(zero)}, such as \"{zero[0]}\"")
 
     def emitted(self):
-        labels = self.facts.get("label", [])
-        names = [n for n in self.feeds if n not in labels]
+        labels, names = self.facts.get("label", []), self.facts["data"]
         samples = self.samples(names)
         data, int8 = self.folder / "data.npz", self.folder / "int8.onnx"
         count = len(samples[names[0]])
@@ -233,13 +246,14 @@ class Trial:
         parts = [f"{n}=x{i}" for i, n in enumerate(names)]
         if classes := self.facts.get("classes"):
             label = next((self.feeds[n] for n in labels if n in self.feeds), None)
-            drawn = np.arange(count) % int(classes[0])
+            drawn = np.arange(count) % int(classes[0])  # as the trial draws them
             arrays["y"] = drawn if label is None else np.resize(label, (count, *label.shape[1:]))
             parts.append("labels=y")
         np.savez(data, **arrays)
         try:
-            options = ["--epochs", 1, "--lr", LEARNING_RATE, "--batch", min(count, COPIES), "--quiet", "-o", int8]
-            tool(self.program, "quantize", self.path, "--train", f"{data}#{','.join(parts)}", *options)
+            rate = LEARNING_RATE if self.is_recorded else 0
+            options = ["--epochs", 1, "--lr", rate, "--clip-norm", 1, "--batch", min(count, COPIES), "-o", int8]
+            tool(self.program, "quantize", self.path, "--train", f"{data}#{','.join(parts)}", *options, "--quiet")
         except Failed as e:
             return self.fail("int8 file", e)
         try:
@@ -250,14 +264,17 @@ class Trial:
             return self.fail("int8 file", "an output is not finite")
         distance = signal_to_noise(outputs, self.reference or {})
         training = any(f.startswith(("training mode", "ONNX Runtime training")) for f in self.facts["form"])
-        self.row["int8 file"] = "runs" if training or not np.isfinite(distance) else f"runs, {distance:.0f} dB"
+        if training or not np.isfinite(distance):
+            self.row["int8 file"] = "runs"
+        else:
+            self.row["int8 file"] = f"runs, {distance:.0f} dB" if distance < 200 else "runs, equal"
         x = self.feeds[names[0]]
-        if self.is_reference and not training and len(names) == 1 and x.dtype == np.float32 and x.ndim == 4:
+        if self.is_recorded and not training and len(names) == 1 and x.dtype == np.float32 and x.ndim == 4:
             self.integer(int8, samples[names[0]], data)
 
     def samples(self, names):
         """The inputs, with noisy copies of the first where they are recorded and float."""
-        copies = -(-COPIES // len(self.feeds[names[0]])) if self.is_reference else 1
+        copies = -(-COPIES // len(self.feeds[names[0]])) if self.is_recorded else 1
         samples = {n: np.concatenate([self.feeds[n]] * copies) for n in names}
         first, count = samples[names[0]], len(self.feeds[names[0]])
         if first.dtype == np.float32:
@@ -272,7 +289,7 @@ class Trial:
         self.row["integer"] = " / ".join(map(str, [wanted, *counts]))
         if any(c < wanted for c in counts) or any(f.left for f in found):
             self.good = False
-            self.note("left in float: " + ", ".join(str(n) for f in found for n in f.left))
+            self.note("left in float: " + ", ".join(f"{n[1]} {n[0]}" for f in found for n in f.left))
         outputs = self.model.graph.output
         if len(outputs) != 1 or len(outputs[0].type.tensor_type.shape.dim) != 2:
             return

@@ -8,13 +8,13 @@ use clap::Parser;
 use onnx_qat::Model;
 use onnx_qat::data::npz;
 use onnx_qat::exec::{Machine, Program};
-use onnx_qat::ir::{Graph, Kind, Type};
+use onnx_qat::ir::{Graph, Kind, Output, Type};
 use onnx_qat::onnx::SaveOptions;
-use onnx_qat::ops::BatchNormalization;
+use onnx_qat::ops::{BatchNormalization, Resize};
 use onnx_qat::passes::{FoldConstants, Hooks, Pass, Pipeline, QuantConfig, RemoveIdentity, Report};
 use onnx_qat::prelude::{Optimizer, ParamGroup, Schedule, quant_aware};
 use onnx_qat::tensor::{DType, Tensor};
-use onnx_qat::train::{LossConfig, StepConfig, StepGraph, training_step};
+use onnx_qat::train::{LossConfig, StepConfig, training_step};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -76,12 +76,26 @@ fn trial(path: &Path, folder: &Path) -> Result<(), Failure> {
     model.save(folder.join("forward.onnx"))?;
     let (untouched, meta) = onnx_qat::onnx::load(path, &onnx_qat::ops::Ops)?;
     onnx_qat::onnx::save(&untouched, &meta, folder.join("copy.onnx"), &SaveOptions::default())?;
-    let inputs = npz::read(folder.join("inputs.npz"))?;
+    let signature = model.signature();
+    signature.data.iter().for_each(|name| tell("data", name));
+    let float = |output: &Output| model.graph.ty(output.value).dtype == Some(DType::F32);
+    if !model.graph.outputs().iter().any(float) {
+        tell("no network", "no output is a float tensor");
+        return Ok(());
+    }
+    let mut inputs = npz::read(folder.join("inputs.npz"))?;
+    let batch = signature.data.iter().find_map(|name| inputs.get(name)?.shape().first().copied());
+    let batch = batch.ok_or("no input has samples")?;
+    let classes = classes(&model.graph, signature.scores.as_ref());
+    classes.iter().for_each(|classes| tell("classes", classes));
+    if let Some(label) = signature.label.filter(|label| !inputs.contains_key(label)) {
+        inputs.insert(label, drawn_labels(batch, classes));
+    }
     match forward(&model, &inputs) {
         Ok(outputs) => npz::write(folder.join("outputs.npz"), &outputs)?,
         Err(e) => tell("forward failed", e),
     }
-    if let Err(e) = step(model, &inputs) {
+    if let Err(e) = step(model, batch, inputs) {
         tell("step failed", e);
     }
     Ok(())
@@ -121,7 +135,7 @@ fn machine(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Result<Machine, 
 
 /// Makes a step of quantization-aware training at rate 0, and tells the loss, which gradients arrived, and why others did not.
 /// The velocity of momentum, from zero, is the gradient.
-fn step(mut model: Model, inputs: &BTreeMap<String, Tensor>) -> Result<(), Failure> {
+fn step(mut model: Model, batch: usize, mut inputs: BTreeMap<String, Tensor>) -> Result<(), Failure> {
     quant_aware(&mut model, &QuantConfig::default(), &Hooks::default())?;
     let signature = model.signature();
     let trainable = constants(&model.graph);
@@ -135,18 +149,12 @@ fn step(mut model: Model, inputs: &BTreeMap<String, Tensor>) -> Result<(), Failu
     };
     let samples: Vec<(String, Vec<usize>)> =
         inputs.iter().map(|(n, t)| (n.clone(), t.shape().iter().skip(1).copied().collect())).collect();
-    let batch = signature.data.iter().find_map(|name| inputs.get(name)?.shape().first().copied());
-    let batch = batch.ok_or("no input has samples")?;
     let step = training_step(&model.graph, batch, &samples, &config)?;
-    let mut machine = machine(&step.graph, inputs)?;
-    if let Some(label) = step.signature.label.as_ref().filter(|name| machine.has_input(name)) {
-        let classes = classes(&step).unwrap_or(2);
-        tell("classes", classes);
-        if !inputs.contains_key(label) {
-            let drawn = machine.input_mut::<i64>(label)?.iter_mut().enumerate();
-            drawn.for_each(|(i, label)| *label = (i % classes) as i64);
-        }
+    if let Some(label) = step.signature.label.as_ref().filter(|label| !inputs.contains_key(*label)) {
+        let classes = classes(&step.graph, step.signature.scores.as_ref());
+        inputs.insert(label.clone(), drawn_labels(batch, classes));
     }
+    let mut machine = machine(&step.graph, &inputs)?;
     machine.input_mut::<f32>(&rate)?[0] = 0.0;
     machine.run()?;
     tell("minimized", &step.loss);
@@ -178,21 +186,27 @@ fn step(mut model: Model, inputs: &BTreeMap<String, Tensor>) -> Result<(), Failu
 }
 
 /// Number of classes of the scores.
-fn classes(step: &StepGraph) -> Option<usize> {
-    let scores = step.signature.scores.as_ref()?;
-    let output = step.graph.outputs().iter().find(|o| o.name == *scores)?;
-    step.graph.ty(output.value).dims()?.last().copied()
+fn classes(graph: &Graph, scores: Option<&String>) -> Option<usize> {
+    let output = graph.outputs().iter().find(|o| Some(&o.name) == scores)?;
+    graph.ty(output.value).shape.as_ref()?.last()?.fixed()
+}
+
+/// One class after the other; the script draws the same.
+fn drawn_labels(batch: usize, classes: Option<usize>) -> Tensor {
+    Tensor::new(&[batch], (0..batch).map(|i| (i % classes.unwrap_or(2)) as i64).collect())
 }
 
 /// What might be trained: the float constants of more than one element, with a word on who reads them. The running statistics
-/// of batch norms are not among them.
+/// of batch norms and the scales of a resize are not among them.
 fn constants(graph: &Graph) -> Vec<(String, String)> {
     let found = graph.nodes().into_iter().filter_map(|id| {
         let Kind::Const(value) = &graph.node(id).kind else { return None };
         let (reader, slot) = *graph.consumers(id.into()).first()?;
-        let statistic = graph.node(reader).is::<BatchNormalization>().is_some() && slot >= 3;
-        let read = format!("operand {slot} of {}, which is no weight", graph.node(reader).label());
-        (value.dtype() == DType::F32 && value.len() > 1 && !statistic)
+        let node = graph.node(reader);
+        let statistic = node.is::<BatchNormalization>().is_some() && slot >= 3;
+        let sizes = node.is::<Resize>().is_some() && slot >= 1;
+        let read = format!("operand {slot} of {}, which is no weight", node.label());
+        (value.dtype() == DType::F32 && value.len() > 1 && !statistic && !sizes)
             .then(|| (graph.node(id).name.clone(), read))
     });
     found.collect()
