@@ -318,7 +318,8 @@ pub trait Op: Any + Debug + Send + Sync {
     /// A sentence on what is wrong with the operands; the graph adds which node it is.
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String>;
 
-    /// The only result, where the operands' types alone determine it (the shape of a tensor of fixed sizes).
+    /// The only result, where the types of the operands determine it (the shape of a tensor of fixed sizes), or these and the
+    /// operands that are constant.
     fn known(&self, _cx: &Infer) -> Option<Tensor> {
         None
     }

@@ -2,6 +2,7 @@
 
 use crate::{Cast, cast};
 use ir::{Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
+use tensor::Tensor;
 
 /// `CastLike(x, like)`: every element of `x` in the element type of `like`, as [`Cast`] converts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,12 @@ impl Op for CastLike {
         Ok(vec![Type { dtype: cx.ty(1)?.dtype, shape: cx.ty(0)?.shape.clone() }])
     }
 
+    /// A constant can be cast as soon as the type of the other tensor is known.
+    fn known(&self, cx: &Infer) -> Option<Tensor> {
+        let to = cx.ty(1).ok()?.dtype?;
+        ir::eval(&Cast { to }, &[Some(cx.value(0)?)], 1).ok()?.pop()
+    }
+
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
         let (dy, back) = (cx.d_output(0)?, cx.ty(cx.input(0)?).dtype?);
         let d = if cx.ty(dy).dtype == Some(back) { dy } else { cx.add(Cast { to: back }, &[dy])? };
@@ -46,7 +53,7 @@ impl Op for CastLike {
 mod tests {
     use super::*;
     use crate::testing::eval;
-    use tensor::{DType, Tensor};
+    use tensor::DType;
 
     #[test]
     fn values() {
