@@ -189,13 +189,13 @@ fn scales_whose_product_overflows() {
 /// A scale per channel of an activation, or none at all: only constants are frozen with several.
 #[test]
 fn scales_of_an_activation_that_are_not_one() {
-    for scale in ["float[0] s = {}", "float[2] s = {0.5, 0.25}"] {
+    for (scale, other) in [("float[0] s = {}", "t"), ("float[2] s = {0.5, 0.25}", "x")] {
         let bytes = file(&format!(
             "net (float[N,2] x, float h) => (float y, float z) <{scale}, int32[2] zero = {{0, 0}}>
              {{
                t = qat.BitwiseXor (x)
                y = qat.FakeQuant <axis=1, low=-127, high=127> (t, s)
-               z = qat.FakeQuant <axis=1, low=-127, high=127> (x, s)
+               z = qat.FakeQuant <axis=1, low=-127, high=127> ({other}, s)
              }}"
         ));
         within(&bytes, hostile::compile);

@@ -346,12 +346,12 @@ impl Frozen {
             let w = dequantize(graph, &name, codes, scale, known.axis.unwrap_or(0) as i64)?;
             return graph.replace(id.into(), w);
         }
-        let &[step] = &known.scale[..] else {
-            report.skip("freeze-quant", graph.node(id).label(), "its scale is not one number");
-            return Ok(());
-        };
         let Some((zero_point, clip)) = storage(&known) else {
             report.skip("freeze-quant", graph.node(id).label(), "its codes fit no 8-bit type");
+            return Ok(());
+        };
+        let &[step] = &known.scale[..] else {
+            report.skip("freeze-quant", graph.node(id).label(), "its scale is not one number");
             return Ok(());
         };
         // Paddle's passes leave a tensor with several quantizers; they followed the same values.
