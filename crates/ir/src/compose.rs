@@ -144,7 +144,11 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
 ///
 /// # Errors
 /// When the composition does not fit the operands, or a part of it cannot be evaluated.
-pub(crate) fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Option<Vec<Tensor>>, String> {
+pub fn eval_composed(
+    op: &dyn Op,
+    ins: &[Option<&Tensor>],
+    outs: usize,
+) -> Result<Option<Vec<Tensor>>, String> {
     let mut graph = Graph::new("composition");
     let ins = ins.iter().map(|x| x.map(|x| graph.add_const("x", x.clone()))).collect();
     let name = op.name().to_string();

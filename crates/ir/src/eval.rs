@@ -53,7 +53,7 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
     let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
-    if let Some(results) = crate::compose::eval(op, ins, outs).map_err(EvalError)? {
+    if let Some(results) = crate::eval_composed(op, ins, outs).map_err(EvalError)? {
         return Ok(results);
     }
     let lower = Lower {

@@ -542,7 +542,7 @@ mod tests {
             fail(&Conv { window: Window::new(&[2], 1, 0), group: 1 }, &[1, 2, 4], &[3, 2, 3], &[3])
                 .contains("kernel_shape")
         );
-        assert!(fail(&op, &[1, 2, 4, 4, 4], &[3, 2, 1, 1, 1], &[3]).contains("one or two spatial axes"));
+        assert!(fail(&op, &[1, 2, 4, 4, 4], &[3, 2, 5, 1, 1], &[3]).contains("window of 5 exceeds"));
         assert!(parse_group(&Attrs::new().with_int("group", 0, 1)).is_err());
     }
 }

@@ -151,14 +151,19 @@ impl Sums {
     }
 }
 
-/// Checks the number of zero points at slot `i`, of which there may be `most`.
-pub(crate) fn zero_points(cx: &Lower, i: usize, most: usize) -> Result<(), String> {
-    match cx.optional(i) {
-        Some(z) if z.len() != 1 && z.len() != most => {
-            Err(format!("{} zero points stand at input {i}, where 1 or {most} should", z.len()))
-        }
-        _ => Ok(()),
+/// Checks the zero points at slot `i` for the codes at slot `of`: one, or `most`, of the same type.
+pub(crate) fn zero_points(cx: &Lower, i: usize, of: usize, most: usize) -> Result<(), String> {
+    let (Some(zero), codes) = (cx.optional(i), cx.input(of)?) else { return Ok(()) };
+    if zero.len() != 1 && zero.len() != most {
+        return Err(format!("{} zero points stand at input {i}, where 1 or {most} should", zero.len()));
     }
+    if zero.dtype != codes.dtype {
+        return Err(format!(
+            "the zero point at input {i} is {}, but its codes are {}",
+            zero.dtype, codes.dtype
+        ));
+    }
+    Ok(())
 }
 
 impl Op for ConvInteger {
@@ -182,8 +187,8 @@ impl Op for ConvInteger {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let sums = Sums::new(&self.window, self.group, cx.input(0)?, cx.input(1)?)?;
-        zero_points(cx, 2, 1)?;
-        zero_points(cx, 3, sums.outputs())?;
+        zero_points(cx, 2, 0, 1)?;
+        zero_points(cx, 3, 1, sums.outputs())?;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let y: &mut [i32] = parts.output(0);

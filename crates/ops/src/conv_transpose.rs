@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(fail(&op, &[1, 3, 4], &[2, 2, 3]), "the weight float[2,2,3] should have 3 along axis 0");
         let cut = ConvTranspose { window: Window::new(&[3], 1, 9), ..op.clone() };
         assert!(fail(&cut, &[1, 2, 4], &[2, 2, 3]).contains("leaves no output"));
-        assert!(fail(&op, &[1, 2, 4, 4, 4], &[2, 2, 1, 1, 1]).contains("not 3"));
+        assert!(fail(&op, &[1, 2, 4, 4, 4], &[3, 2, 1, 1, 1]).contains("should have 2 along axis 0"));
         let padded = ConvTranspose { output_padding: vec![1, 1], ..op };
         assert!(fail(&padded, &[1, 2, 4], &[2, 2, 3]).contains("output_padding"));
     }

@@ -78,12 +78,9 @@ impl LinearAttention {
     }
 
     fn plan(&self, cx: &Lower) -> Result<Plan, String> {
-        let given = [true, true, true, false, self.gated, self.delta];
-        for (i, &given) in given.iter().enumerate() {
-            if given || cx.optional(i).is_some() {
-                cx.typed::<f32>(i)?;
-            }
-        }
+        (0..3)
+            .chain((3..6).filter(|&i| cx.optional(i).is_some()))
+            .try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
         let &[batch, length, q] = &cx.input(0)?.shape[..] else {
             return Err("queries should have 3 axes".into());
         };

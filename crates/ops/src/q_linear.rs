@@ -131,6 +131,9 @@ impl Rescale {
         let mut lens = [0; 3];
         for (len, &slot) in lens.iter_mut().zip(&slots) {
             *len = cx.typed::<f32>(slot)?.len();
+            if cx.constant(slot).is_ok() {
+                scales(cx, slot)?;
+            }
         }
         let one = cx.optional(zero_point).is_none_or(|z| z.len() == 1);
         if lens[2] != 1 || !one {

@@ -45,8 +45,8 @@ impl QLinearConv {
     fn lower_any(&self, cx: &Lower) -> Result<Step, String> {
         let sums = Sums::new(&self.window, self.group, cx.input(0)?, cx.input(3)?)?;
         let channels = sums.outputs();
-        zero_points(cx, 2, 1)?;
-        zero_points(cx, 5, channels)?;
+        zero_points(cx, 2, 0, 1)?;
+        zero_points(cx, 5, 3, channels)?;
         let rescale = Rescale::new(cx, [1, 4, 6], 7)?;
         rescale.check([1, channels])?;
         let with_bias = cx.optional(8).is_some();
@@ -171,6 +171,18 @@ mod tests {
     }
 
     #[test]
+    fn codes_of_any_sign_and_zero_point() {
+        let op = QLinearConv { window: Window::default(), group: 1 };
+        let (x, w) = (Tensor::new(&[1, 1, 3], vec![-3i8, 0, 4]), Tensor::new(&[2, 1, 1], vec![7u8, 9]));
+        let (unit, x_zero, w_zero) =
+            (Tensor::scalar(1f32), Tensor::scalar(1i8), Tensor::new(&[2], vec![5u8, 9]));
+        let half = Tensor::scalar(2f32);
+        let ins = [&x, &unit, &x_zero, &w, &unit, &w_zero, &half, &x_zero].map(Some);
+        let y = run(&op, &ins, 1).unwrap().remove(0);
+        assert_eq!((y.dtype(), y.to_i64()), (DType::I8, vec![-3, 0, 4, 1, 1, 1]));
+    }
+
+    #[test]
     fn what_it_cannot_compute_is_told() {
         let op = QLinearConv { window: Window::default(), group: 1 };
         let (x, w) = (Tensor::zeros(DType::U8, &[1, 2, 3]), Tensor::zeros(DType::I8, &[1, 2, 1]));
@@ -179,7 +191,8 @@ mod tests {
             let ins = [x, scale, &x_zero, &w, &unit, w_zero, &unit, &x_zero].map(Some);
             run(&op, &ins, 1).unwrap_err()
         };
-        assert!(fail(&x, &unit, &w_zero).contains("zero point 0 only"));
+        let zeros = Tensor::new(&[2], vec![0i8; 2]);
+        assert!(fail(&x, &unit, &zeros).contains("2 zero points stand at input 5"));
         assert!(fail(&x, &Tensor::scalar(0f32), &Tensor::scalar(0i8)).contains("should be positive"));
         assert!(fail(&x, &Tensor::new(&[2], vec![1f32; 2]), &Tensor::scalar(0i8)).contains("one number"));
         assert!(

@@ -259,9 +259,9 @@ pub(crate) fn run(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<V
         Layouts::ChannelsLast { ins, outs } => (ins, outs),
         _ => (0, 0),
     };
-    if op.lower(&lower(op, ins, outs, native)?).is_err() {
-        // An operator that is composed of others, or one without a kernel for these operands.
-        return ir::eval(op, ins, outs).map_err(|e| e.to_string());
+    lower(op, ins, outs, native)?;
+    if let Some(results) = ir::eval_composed(op, ins, outs)? {
+        return Ok(results);
     }
     let reference = execute(op, ins, outs, native, None)?;
     let pairs = op.lower(&lower(op, ins, outs, native)?)?.in_place;
