@@ -314,12 +314,12 @@ class Trial:
 def page(trials):
     """The page with the table and the notes."""
     table = common.markdown([list(t.row.values()) for t in trials], HEAD)
-    good = sum(t.good for t in trials)
+    failed, networks = sum(not t.good for t in trials), sum("no network" not in t.facts for t in trials)
     what = __doc__.split("The columns:\n")[1].split("\nExit code")[0].strip()
     notes = "\n".join(f"- {n}" for t in trials for n in t.notes)
     return (
         "# Corpus\n\nReal models of several exporters, tried by `cargo xtask corpus FOLDER`; not to be edited. "
-        f"Of {len(trials)} files {good} are as they should be.\n\n{table}\n\n{what}\n\n## Notes\n\n{notes}\n"
+        f"{len(trials)} files, {networks} of them networks; {failed} failed.\n\n{table}\n\n{what}\n\n## Notes\n\n{notes}\n"
     )
 
 
