@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use exec::{Machine, Program};
-use ir::{Graph, Type, ValueId};
+use ir::{Dim, Graph, Type, ValueId};
 use onnx_qat::data::npz;
 use onnx_qat::passes::{Hooks, QuantConfig};
 use onnx_qat::prelude::{DataRole, FitOptions, Model, Optimizer, ParamGroup, Preprocess, Schedule, Source};
 use onnx_qat::train::{Distill, LossConfig, StepConfig, training_step};
 use onnx_qat::{calibrate, fit, quant_aware};
+use ops::Activation::{self, Sigmoid, Tanh};
 use ops::{Direction, Flatten, GRU, Gemm, LSTM, Recurrence, Reshape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,8 +40,8 @@ fn weight(graph: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
 /// Classifies sequences of shape `(batch, 6, 3)`: an LSTM and a GRU in both directions, and a product.
 fn classifier() -> Model {
     let mut graph = Graph::new("sequences");
-    let x = graph.add_input("input", Type::new(DType::F32, [ir::Dim::sym("N"), TIME.into(), WIDTH.into()]));
-    let form = |activations: &[ops::Activation]| Recurrence {
+    let x = graph.add_input("input", Type::new(DType::F32, [Dim::sym("N"), TIME.into(), WIDTH.into()]));
+    let form = |activations: &[Activation]| Recurrence {
         direction: Direction::Bidirectional,
         hidden: HIDDEN,
         batch_first: true,
@@ -48,7 +49,6 @@ fn classifier() -> Model {
         activations: activations.repeat(2),
         linear_before_reset: false,
     };
-    use ops::Activation::{Sigmoid, Tanh};
     let layer = |graph: &mut Graph, x, name: &str, gates: usize, width: usize| {
         let rows = gates * HIDDEN;
         let shapes = [("w", vec![2, rows, width]), ("r", vec![2, rows, HIDDEN]), ("b", vec![2, 2 * rows])];
