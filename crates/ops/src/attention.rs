@@ -18,9 +18,9 @@ use tensor::{DType, Tensor};
 /// Result 3 is the product of queries and keys, in the state that `product` names.
 ///
 /// The operator is run, trained and quantized as what it is made of.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
-    /// A query attends to no key behind its own place, which is counted from the end of the keys.
+    /// A query attends to no key behind its own place; places are counted behind the keys of the past.
     pub causal: bool,
     /// Heads of the queries, where the operands have three axes.
     pub q_heads: Option<usize>,
@@ -38,6 +38,23 @@ pub struct Attention {
     pub left: i64,
     /// How many keys behind its own place; below 0 for all.
     pub right: i64,
+}
+
+/// As a node without attributes.
+impl Default for Attention {
+    fn default() -> Attention {
+        Attention {
+            causal: false,
+            q_heads: None,
+            kv_heads: None,
+            scale: None,
+            softcap: 0.0,
+            softmax_type: None,
+            product: 0,
+            left: -1,
+            right: -1,
+        }
+    }
 }
 
 /// Reads the operator.
@@ -378,7 +395,8 @@ mod tests {
             let weights: Vec<f64> = (0..=i).map(|j| score(j).exp()).collect();
             for d in 0..2 {
                 let sum: f64 = weights.iter().enumerate().map(|(j, w)| w * v[2 * j + d]).sum();
-                assert!((y[2 * i + d] - sum / weights.iter().sum::<f64>()).abs() < 1e-5);
+                let (found, want) = (y[2 * i + d], sum / weights.iter().sum::<f64>());
+                assert!((found - want).abs() < 1e-5, "{found} instead of {want} at {i}, {d}");
             }
         }
     }

@@ -63,6 +63,8 @@ impl CosineWindow {
         match cx.outs[0].dtype {
             DType::F32 => step(move |i, n| at(i, n) as f32),
             DType::F64 => step(at),
+            DType::F16 => step(move |i, n| half::f16::from_f64(at(i, n))),
+            DType::BF16 => step(move |i, n| half::bf16::from_f64(at(i, n))),
             DType::I64 => step(move |i, n| at(i, n) as i64),
             other => Err(format!("the executor makes no window of {other}")),
         }

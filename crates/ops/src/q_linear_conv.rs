@@ -28,6 +28,7 @@ impl QLinearConv {
     /// uint8 data with a constant int8 weight of zero point 0.
     fn lower_fast(&self, cx: &Lower) -> Result<Step, String> {
         let plan = plan(&self.window, self.group, &cx.typed::<u8>(0)?.shape, &cx.input(3)?.shape)?;
+        zero_points(cx, 5, 3, plan.out_channels)?;
         let (x, y) = (affine(cx, 1)?, affine(cx, 6)?);
         let scale = per_channel(cx, 4, plan.out_channels, |w| (x.0 * w) / y.0)?;
         let bias = bias(cx, 8, plan.out_channels)?;
