@@ -126,15 +126,8 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
         let composed = Compose::new(graph, ins, outs, name, origin);
         let results = composed.of(&*op).map_err(|what| GraphError { place: label.clone(), what })?;
         let Some(results) = results else { continue };
-        let born = graph.born_since(then);
-        for (out, new) in results.into_iter().enumerate() {
-            let old = ValueId { node: id, out: out as u16 };
-            graph.replace(old, new)?;
-            if born.contains(&new.node) {
-                graph.swap_names(old, new);
-            }
-        }
-        todo.extend(born.into_iter().rev());
+        graph.substitute(id, &results, then)?;
+        todo.extend(graph.born_since(then).into_iter().rev());
         done.push(label);
     }
     Ok(done)

@@ -612,6 +612,24 @@ impl Graph {
         Ok(())
     }
 
+    /// Puts `results` in the place of those of `node`, which stays, unread, for [`Graph::sweep`]. Results of operations that
+    /// were added since [`Graph::now`] said `then` take the names over; other values keep their own.
+    ///
+    /// # Errors
+    /// As [`Graph::replace`].
+    pub fn substitute(&mut self, node: NodeId, results: &[ValueId], then: u32) -> Result<(), GraphError> {
+        let mut named = HashSet::new();
+        for (out, &new) in results.iter().enumerate().take(self.node(node).outs.len()) {
+            let old = ValueId { node, out: out as u16 };
+            self.replace(old, new)?;
+            let made = self.node(new.node);
+            if made.seq >= then && made.op().is_some() && named.insert(new) {
+                self.swap_names(old, new);
+            }
+        }
+        Ok(())
+    }
+
     /// Redirects the uses of `old` by those operand slots that `which` accepts.
     ///
     /// # Errors

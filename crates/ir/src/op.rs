@@ -343,8 +343,8 @@ pub trait Op: Any + Debug + Send + Sync {
         Err(format!("the executor has no kernel for {}", self.name()))
     }
 
-    /// The results on these operands, from operators that no kernel can be bound for: those that run sub-graphs.
-    /// `None`: [`Op::lower`] does it.
+    /// The results on these operands, from operators that no kernel can be bound for: those that run sub-graphs, and those
+    /// whose values decide how large the result is. `None`: [`Op::lower`] does it.
     fn evaluate(&self, _ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
         None
     }

@@ -367,16 +367,7 @@ const DRAWN: &[(&str, &str, Case)] = &[
         let peepholes = d.chance(2);
         recurrent(d, 4, 3, peepholes)
     }),
-    ("", "LayerNormalization", |d| {
-        let x = d.dims(1, 4);
-        let (axis, bias) = (d.int(0, x.len()), d.chance(2));
-        let outs = d.pick(&[1, 3]);
-        Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[axis..], 0.5, 1.5)])
-            .maybe(bias, d.tensor(&x[axis..], -1.0, 1.0))
-            .int("axis", signed(d, axis, x.len()))
-            .float("epsilon", 0.1)
-            .outs(outs, 1)
-    }),
+    ("", "LayerNormalization", layer_norm),
     ("", "LeakyRelu", |d| unary(d, -2.0, 2.0, &[0.0]).float("alpha", d.float(0.01, 0.5))),
     ("", "Log", |d| unary(d, 0.4, 3.0, &[])),
     ("", "LogSoftmax", |d| along_axis(d, -2.0, 2.0)),
@@ -643,6 +634,7 @@ const DRAWN: &[(&str, &str, Case)] = &[
     ("com.microsoft", "BiasGelu", biased),
     ("com.microsoft", "FastGelu", biased),
     ("com.microsoft", "Gelu", |d| unary(d, -3.0, 3.0, &[])),
+    ("com.microsoft", "LayerNormalization", layer_norm),
     ("com.microsoft", "QuickGelu", |d| unary(d, -3.0, 3.0, &[]).float("alpha", d.float(0.5, 2.0))),
     ("com.microsoft", "SkipLayerNormalization", |d| skip_norm(d, 2)),
     ("com.microsoft", "SkipSimplifiedLayerNormalization", |d| skip_norm(d, 1)),
@@ -792,6 +784,18 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
 fn biased(d: &mut Draw) -> Drawn {
     let x = d.dims(1, 4);
     Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[x.len() - 1..], -1.0, 1.0)])
+}
+
+/// Rows from any axis on, with or without the bias and the statistics.
+fn layer_norm(d: &mut Draw) -> Drawn {
+    let x = d.dims(1, 4);
+    let (axis, bias) = (d.int(0, x.len()), d.chance(2));
+    let outs = d.pick(&[1, 3]);
+    Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[axis..], 0.5, 1.5)])
+        .maybe(bias, d.tensor(&x[axis..], -1.0, 1.0))
+        .int("axis", signed(d, axis, x.len()))
+        .float("epsilon", 0.1)
+        .outs(outs, 1)
 }
 
 /// A normalized sum, with so many parameters of the norm, and a bias.

@@ -630,6 +630,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("com.microsoft", "FastGelu", fast_gelu::parse),
     ("com.microsoft", "FusedConv", fused_conv::parse),
     ("com.microsoft", "Gelu", microsoft_gelu::parse),
+    ("com.microsoft", "LayerNormalization", layer_normalization::parse),
     ("com.microsoft", "MatMulIntegerToFloat", mat_mul_integer_to_float::parse),
     ("com.microsoft", "QGemm", q_gemm::parse),
     ("com.microsoft", "QLinearAdd", q_linear_add::parse),

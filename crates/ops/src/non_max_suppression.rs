@@ -1,12 +1,12 @@
 //! `NonMaxSuppression` (ONNX 10, 11): of boxes that overlap, the one with the best score.
 
-use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
+use ir::{Attrs, Dim, Infer, Op, Parse, Parsed, Type};
 use tensor::{DType, Tensor};
 
 /// `NonMaxSuppression(boxes, scores, most?, overlap?, score?)`: `boxes` f32 `(batch, n, 4)`, two corners each, `scores`
 /// `(batch, classes, n)`. For each batch and class the boxes by falling score, at most `most` of them, without those whose
 /// score is not above `score` and those that share more than `overlap` of their area with a better one. The result is i64
-/// `(found, 3)`: batch, class and box. How many are found is known only where all operands are constants.
+/// `(found, 3)`: batch, class and box. How many are found, the data decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NonMaxSuppression {
     /// A box is its center, width and height.
@@ -95,23 +95,16 @@ impl Op for NonMaxSuppression {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         (0..2).try_for_each(|i| cx.float(i).map(|_| ()))?;
-        let constant = (0..cx.len()).all(|i| !cx.has(i) || cx.value(i).is_some());
-        let count = match (cx.value(0), cx.value(1)) {
-            (Some(boxes), Some(scores)) if constant => {
-                Dim::Fixed(self.found(boxes, scores, [2, 3, 4].map(|i| cx.value(i)))?.len())
-            }
-            _ => Dim::Unknown,
-        };
-        Ok(vec![Type { dtype: Some(DType::I64), shape: Some(vec![count, Dim::Fixed(3)]) }])
+        Ok(vec![Type { dtype: Some(DType::I64), shape: Some(vec![Dim::Unknown, Dim::Fixed(3)]) }])
     }
 
-    fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let limit = |i: usize| cx.optional(i).map(|_| cx.constant(i)).transpose();
-        let found = self.found(cx.constant(0)?, cx.constant(1)?, [limit(2)?, limit(3)?, limit(4)?])?;
-        Ok(Step::new(move |io: &mut Io| {
-            io.output::<i64>(0).copy_from_slice(found.as_flattened());
-            Ok(())
-        }))
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+        let input = |i: usize| ins.get(i).copied().flatten();
+        let (Some(boxes), Some(scores)) = (input(0), input(1)) else {
+            return Some(Err("boxes or scores are missing".into()));
+        };
+        let found = self.found(boxes, scores, [2, 3, 4].map(input));
+        Some(found.map(|found| vec![Tensor::new(&[found.len(), 3], found.into_flattened())]))
     }
 }
 
@@ -119,7 +112,11 @@ impl Op for NonMaxSuppression {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::eval;
+
+    fn eval(op: &NonMaxSuppression, ins: &[&Tensor]) -> Result<Tensor, String> {
+        let ins: Vec<Option<&Tensor>> = ins.iter().map(|&t| Some(t)).collect();
+        ir::eval(op, &ins, 1).map(|mut results| results.remove(0)).map_err(|e| e.0)
+    }
 
     #[test]
     fn the_best_of_those_that_overlap() {

@@ -14,7 +14,7 @@ use crate::FoldConstants;
 use crate::pass::{Pass, Report, operations};
 use ir::{Graph, GraphError, NodeId, ValueId};
 use ops::If;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// See the module.
@@ -33,9 +33,10 @@ impl Pass for InlineBranches {
                 let Some((branch, taken)) = known_branch(graph, id) else { continue };
                 let label = graph.node(id).label();
                 let operands: Vec<ValueId> = graph.node(id).ins.iter().skip(1).flatten().copied().collect();
-                replace_by(graph, id, |graph, name, origin| {
-                    graph.splice(&branch, &operands, name, origin, &mut HashMap::new())
-                })?;
+                let (name, origin, then) =
+                    (graph.node(id).name.clone(), graph.node(id).origin.clone(), graph.now());
+                let results = graph.splice(&branch, &operands, &name, &origin, &mut HashMap::new())?;
+                graph.substitute(id, &results, then)?;
                 report.done(self.name(), label, format!("its condition is always {taken}"));
                 inlined = true;
             }
@@ -55,26 +56,4 @@ fn known_branch(graph: &Graph, id: NodeId) -> Option<(Arc<Graph>, bool)> {
     let cond = graph.constant(graph.node(id).ins.first().copied()??)?;
     let taken = op.branch(cond).ok()?;
     Some((taken.graph.clone(), cond.to_i64() == [1]))
-}
-
-/// Puts the values that `make` adds, under names that begin with that of the node, in the place of the node's results.
-pub(crate) fn replace_by(
-    graph: &mut Graph,
-    id: NodeId,
-    make: impl FnOnce(&mut Graph, &str, &str) -> Result<Vec<ValueId>, GraphError>,
-) -> Result<(), GraphError> {
-    let (name, origin) = (graph.node(id).name.clone(), graph.node(id).origin.clone());
-    let then = graph.now();
-    let results = make(graph, &name, &origin)?;
-    // What was made here takes over the name of the result; what comes from around keeps its own.
-    let made: HashSet<NodeId> = graph.born_since(then).into_iter().collect();
-    let mut named = HashSet::new();
-    for (out, new) in results.into_iter().enumerate().take(graph.node(id).outs.len()) {
-        let old = ValueId { node: id, out: out as u16 };
-        if made.contains(&new.node) && graph.node(new.node).op().is_some() && named.insert(new) {
-            graph.swap_names(old, new);
-        }
-        graph.replace(old, new)?;
-    }
-    Ok(())
 }

@@ -12,7 +12,6 @@
 //!
 //! Gradients know no loops. For training alone: the file grows with the rounds.
 
-use crate::inline_branches::replace_by;
 use crate::pass::{Pass, Report, operations};
 use ir::{Dim, Graph, GraphError, Kind, NodeId, Subgraph, ValueId};
 use ops::{Concat, Gather, Identity, Loop, Scan, Sequence, Unsqueeze};
@@ -48,7 +47,10 @@ impl Pass for UnrollLoops {
                     Some(Err(_)) => continue,
                     Some(Ok(plan)) => plan,
                 };
-                replace_by(graph, id, |graph, name, origin| plan.rounds(graph, name, origin))?;
+                let (name, origin, then) =
+                    (graph.node(id).name.clone(), graph.node(id).origin.clone(), graph.now());
+                let results = plan.rounds(graph, &name, &origin)?;
+                graph.substitute(id, &results, then)?;
                 report.done(self.name(), label, format!("{} rounds, one behind the other", plan.rounds));
                 unrolled = true;
             }
