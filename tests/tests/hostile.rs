@@ -201,3 +201,26 @@ fn scales_of_an_activation_that_are_not_one() {
         within(&bytes, hostile::compile);
     }
 }
+
+/// The only number among the outputs, which is taken for the loss, is one that a fusion computes otherwise.
+#[test]
+fn a_loss_that_a_fusion_replaces() {
+    let bytes = file(
+        "net (float[2,1,2,2] x, float[2,1,2,2] other) => (float[2,1,2,2] y, float[] scale)
+         <
+           float[1,1,1,1] k = {0.5},
+           float[4] range = {0.0, 0.0, 0.0, 0.0},
+           float[] zero = {0.0},
+           float[] six = {6.0}
+         >
+         {
+           sum = Add (x, other)
+           relu = Clip (sum, zero, six)
+           observed = qat.Observe (relu, range)
+           scale, zp = qat.ActivationScale (observed)
+           fq = qat.FakeQuant <clipped=1> (relu, scale, zp)
+           y = Conv (fq, k)
+         }",
+    );
+    within(&bytes, hostile::compile);
+}

@@ -4,7 +4,8 @@ use crate::report::{CaseReport, Verdict};
 use crate::{Error, difference};
 use exec::{Machine, Program};
 use ir::{Graph, Type};
-use onnx::proto::ModelProto;
+use onnx::proto::type_proto::Value as Kind;
+use onnx::proto::{ModelProto, ValueInfoProto};
 use ops::Ops;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,18 +84,11 @@ impl Case {
     }
 
     fn judge(&self, model: ModelProto) -> Result<Verdict, Fault> {
-        // Data of types that have no tensor here: strings, sequences, optional values, 8-bit floats.
+        let graph = model.graph.as_ref();
+        let declared = graph.map_or((&[][..], &[][..]), |g| (&g.input[..], &g.output[..]));
         let mut sets = Vec::new();
         for set in self.sets.values() {
-            let read = |files: &BTreeMap<usize, Vec<u8>>, what: &str| {
-                let tensors = files.iter().map(|(i, bytes)| {
-                    onnx::decode_tensor(bytes).map_err(|e| {
-                        Fault::NotSupported(format!("{what} {i} is not a tensor of numbers: {e}"))
-                    })
-                });
-                tensors.collect::<Result<Vec<Tensor>, Fault>>()
-            };
-            sets.push((read(&set.inputs, "input")?, read(&set.outputs, "output")?));
+            sets.push((read(&set.inputs, "input", declared.0)?, read(&set.outputs, "output", declared.1)?));
         }
         if sets.is_empty() {
             return Err(Fault::Failed("it has no data".into()));
@@ -130,6 +124,26 @@ impl Case {
         }
         Ok(verdict)
     }
+}
+
+/// The data of the inputs or outputs `declared`. There are types that have no tensor here: strings, sequences, optional values,
+/// 8-bit floats.
+fn read(
+    files: &BTreeMap<usize, Vec<u8>>,
+    what: &str,
+    declared: &[ValueInfoProto],
+) -> Result<Vec<Tensor>, Fault> {
+    let tensor = |(&i, bytes): (&usize, &Vec<u8>)| {
+        let ty = declared.get(i).and_then(|info| info.r#type.as_ref()?.value.as_ref());
+        match ty {
+            Some(Kind::SequenceType(_)) => Err(format!("{what} {i} is a sequence")),
+            Some(Kind::OptionalType(_)) => Err(format!("{what} {i} is an optional value")),
+            _ => {
+                onnx::decode_tensor(bytes).map_err(|e| format!("{what} {i} is not a tensor of numbers: {e}"))
+            }
+        }
+    };
+    files.iter().map(|file| tensor(file).map_err(Fault::NotSupported)).collect()
 }
 
 /// Compiles and runs a graph.

@@ -131,7 +131,8 @@ impl Op for AveragePoolGrad {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let dy = cx.float(0)?;
         let x = input_type(dy, &self.input);
-        crate::max_pool::gradient_of(dy, &x, &pooled(&x, &self.pool.window, self.pool.ceil)?)
+        crate::shapes::gradient_of(dy, &pooled(&x, &self.pool.window, self.pool.ceil)?)?;
+        Ok(vec![x])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

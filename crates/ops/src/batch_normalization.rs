@@ -289,9 +289,7 @@ impl Op for BatchNormalizationGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (dy, x) = (cx.float(0)?, cx.float(1)?);
-        if !dy.agrees(x) {
-            return Err(format!("the gradient {dy} should have the type of the data {x}"));
-        }
+        crate::shapes::gradient_of(dy, x)?;
         check_parameters(cx, 2..5, channels(x)?)?;
         Ok(vec![x.clone(), cx.ty(2)?.clone(), cx.ty(2)?.clone()])
     }

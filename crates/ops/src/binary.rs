@@ -291,9 +291,7 @@ impl Op for BinaryGrad {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (dy, a, b) = (cx.float(0)?, cx.float(1)?, cx.float(2)?);
         let forward = Type { dtype: same_dtype(a, b)?, shape: broadcast(a, b)? };
-        if !dy.agrees(&forward) {
-            return Err(format!("the gradient {dy} does not fit the result {forward}"));
-        }
+        crate::shapes::gradient_of(dy, &forward)?;
         Ok(vec![dy.clone()])
     }
 

@@ -2,7 +2,7 @@
 
 crate::unary::parametric! {
     /// `Celu(x)`: `x` above 0, else `alpha (e^(x / alpha) - 1)`, for f32 of any shape.
-    pub struct Celu {
+    pub struct Celu: Float {
         /// Where the negative part ends.
         alpha = 1.0
     }

@@ -1,60 +1,10 @@
 //! `Elu` (ONNX 6, 22): `x` above 0, else `alpha (e^x - 1)` (Clevert et al. 2015, arXiv 1511.07289).
 
-use crate::unary;
-use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
-use kernels::elementwise::Unary;
-
-/// `Elu(x)`: `x` above 0, else `alpha (e^x - 1)` (Clevert et al. 2015, arXiv 1511.07289), for f32 of any shape.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Elu {
-    /// Scale of the negative part.
-    pub alpha: f32,
-}
-
-impl Default for Elu {
-    fn default() -> Elu {
-        Elu { alpha: 1.0 }
-    }
-}
-
-/// Reads the operator.
-pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(Elu { alpha: cx.attrs.float("alpha", 1.0)? }.into())
-}
-
-impl Elu {
-    fn function(&self) -> Unary {
-        Unary::Elu { alpha: self.alpha }
-    }
-}
-
-impl Op for Elu {
-    fn name(&self) -> &str {
-        "Elu"
-    }
-
-    fn attrs(&self) -> Attrs {
-        Attrs::new().with_float("alpha", self.alpha, 1.0)
-    }
-
-    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        unary::infer(self.function(), cx)
-    }
-
-    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        unary::vjp(self.function(), cx)
-    }
-
-    fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        unary::lower(self.function(), cx)
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Float
-    }
-
-    fn layouts(&self) -> Layouts {
-        Layouts::Any
+crate::unary::parametric! {
+    /// `Elu(x)`: `x` above 0, else `alpha (e^x - 1)` (Clevert et al. 2015, arXiv 1511.07289), for f32 of any shape.
+    pub struct Elu: Float {
+        /// Scale of the negative part.
+        alpha = 1.0
     }
 }
 

@@ -336,9 +336,7 @@ impl Op for EpilogueGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (dy, x) = (cx.float(0)?, &values(cx, 1, GRAD_X_SCALE)?);
-        if !dy.agrees(x) {
-            return Err(format!("the gradient {dy} should have the type of the data {x}"));
-        }
+        crate::shapes::gradient_of(dy, x)?;
         [(7, "threshold"), (8, "scale"), (9, "zero point")]
             .iter()
             .try_for_each(|&(i, what)| single(cx, i, what))?;

@@ -1,7 +1,8 @@
 //! `GlobalMaxPool` (ONNX 1, 22): the maximum over all spatial axes; and its gradient `qat.GlobalMaxPoolGrad`.
 
 use crate::global_average_pool::{image, per_channel};
-use crate::max_pool::{gradient_of, max_grad_step};
+use crate::max_pool::max_grad_step;
+use crate::shapes::gradient_of;
 use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::pool::{self, Axis, Pool, Rounding, Window};
 
@@ -77,7 +78,8 @@ impl Op for GlobalMaxPoolGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (dy, x) = (cx.float(0)?, cx.float(1)?);
-        gradient_of(dy, x, &per_channel(x)?)
+        gradient_of(dy, &per_channel(x)?)?;
+        Ok(vec![x.clone()])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

@@ -1,62 +1,12 @@
 //! `HardSigmoid` (ONNX 6, 22): `max(0, min(1, alpha x + beta))`.
 
-use crate::unary;
-use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
-use kernels::elementwise::Unary;
-
-/// `HardSigmoid(x)`: `max(0, min(1, alpha x + beta))`, for f32 of any shape.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HardSigmoid {
-    /// Slope.
-    pub alpha: f32,
-    /// Value at 0.
-    pub beta: f32,
-}
-
-impl Default for HardSigmoid {
-    fn default() -> HardSigmoid {
-        HardSigmoid { alpha: 0.2, beta: 0.5 }
-    }
-}
-
-/// Reads the operator.
-pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(HardSigmoid { alpha: cx.attrs.float("alpha", 0.2)?, beta: cx.attrs.float("beta", 0.5)? }.into())
-}
-
-impl HardSigmoid {
-    fn function(&self) -> Unary {
-        Unary::HardSigmoid { alpha: self.alpha, beta: self.beta }
-    }
-}
-
-impl Op for HardSigmoid {
-    fn name(&self) -> &str {
-        "HardSigmoid"
-    }
-
-    fn attrs(&self) -> Attrs {
-        Attrs::new().with_float("alpha", self.alpha, 0.2).with_float("beta", self.beta, 0.5)
-    }
-
-    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        unary::infer(self.function(), cx)
-    }
-
-    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        unary::vjp(self.function(), cx)
-    }
-
-    fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        unary::lower(self.function(), cx)
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Lowered
-    }
-
-    fn layouts(&self) -> Layouts {
-        Layouts::Any
+crate::unary::parametric! {
+    /// `HardSigmoid(x)`: `max(0, min(1, alpha x + beta))`, for f32 of any shape.
+    pub struct HardSigmoid: Lowered {
+        /// Slope.
+        alpha = 0.2,
+        /// Value at 0.
+        beta = 0.5
     }
 }
 

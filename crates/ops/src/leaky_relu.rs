@@ -1,60 +1,10 @@
 //! `LeakyRelu` (ONNX 6, 16): `x` above 0, else `alpha x`.
 
-use crate::unary;
-use ir::{Attrs, Infer, Layouts, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
-use kernels::elementwise::Unary;
-
-/// `LeakyRelu(x)`: `x` above 0, else `alpha x`, for f32 of any shape.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LeakyRelu {
-    /// Slope of the negative part.
-    pub alpha: f32,
-}
-
-impl Default for LeakyRelu {
-    fn default() -> LeakyRelu {
-        LeakyRelu { alpha: 0.01 }
-    }
-}
-
-/// Reads the operator.
-pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(LeakyRelu { alpha: cx.attrs.float("alpha", 0.01)? }.into())
-}
-
-impl LeakyRelu {
-    fn function(&self) -> Unary {
-        Unary::LeakyRelu { alpha: self.alpha }
-    }
-}
-
-impl Op for LeakyRelu {
-    fn name(&self) -> &str {
-        "LeakyRelu"
-    }
-
-    fn attrs(&self) -> Attrs {
-        Attrs::new().with_float("alpha", self.alpha, 0.01)
-    }
-
-    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        unary::infer(self.function(), cx)
-    }
-
-    fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        unary::vjp(self.function(), cx)
-    }
-
-    fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        unary::lower(self.function(), cx)
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Rescaling
-    }
-
-    fn layouts(&self) -> Layouts {
-        Layouts::Any
+crate::unary::parametric! {
+    /// `LeakyRelu(x)`: `x` above 0, else `alpha x`, for f32 of any shape.
+    pub struct LeakyRelu: Rescaling {
+        /// Slope of the negative part.
+        alpha = 0.01
     }
 }
 

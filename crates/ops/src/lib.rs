@@ -70,7 +70,6 @@ mod exp;
 mod expand;
 mod eye_like;
 mod fake_quant;
-mod fast_gelu;
 mod flatten;
 mod floor;
 mod fused_conv;
@@ -294,7 +293,6 @@ pub use exp::Exp;
 pub use expand::Expand;
 pub use eye_like::EyeLike;
 pub use fake_quant::{FakeQuant, FakeQuantGrad, FakeQuantScaleGrad, code_type};
-pub use fast_gelu::FastGelu;
 pub use flatten::Flatten;
 pub use floor::Floor;
 pub use fused_conv::FusedConv;
@@ -627,7 +625,7 @@ const OPS: &[(&str, &str, ParseFn)] = &[
     ("ai.onnx.preview.training", "Adam", training_adam::parse),
     ("ai.onnx.preview.training", "Momentum", training_momentum::parse),
     ("com.microsoft", "BiasGelu", bias_gelu::parse),
-    ("com.microsoft", "FastGelu", fast_gelu::parse),
+    ("com.microsoft", "FastGelu", bias_gelu::parse_fast),
     ("com.microsoft", "FusedConv", fused_conv::parse),
     ("com.microsoft", "Gelu", microsoft_gelu::parse),
     ("com.microsoft", "LayerNormalization", layer_normalization::parse),

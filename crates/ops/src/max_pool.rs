@@ -3,6 +3,7 @@
 //! Opset 8 added the second result, 10 dilations and `ceil_mode`. The kernels take one and two spatial axes; more are
 //! spelled out.
 
+use crate::shapes::gradient_of;
 use crate::volume;
 use crate::window::{Window, rounding};
 use ir::{
@@ -160,14 +161,6 @@ pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
     Ok(MaxPoolGrad(MaxPool::from_attrs(cx.attrs)?).into())
 }
 
-/// Type of the gradient of `x`, for gradients `dy` of a result of type `y`.
-pub(crate) fn gradient_of(dy: &Type, x: &Type, y: &Type) -> Result<Vec<Type>, String> {
-    if !dy.agrees(y) {
-        return Err(format!("the gradient should be {y}, but is {dy}"));
-    }
-    Ok(vec![x.clone()])
-}
-
 /// Sends gradients to maxima: `dy` is operand 0, `x` operand 1.
 pub(crate) fn max_grad_step(plan: Pool, dy: &Operand) -> Step {
     let len = dy.len();
@@ -218,7 +211,8 @@ impl Op for MaxPoolGrad {
         if cx.has(2) && !cx.float(2)?.agrees(&y) {
             return Err(format!("the result should be {y}, but is {}", cx.float(2)?));
         }
-        gradient_of(dy, x, &y)
+        gradient_of(dy, &y)?;
+        Ok(vec![x.clone()])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {

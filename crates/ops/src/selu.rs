@@ -2,7 +2,7 @@
 
 crate::unary::parametric! {
     /// `Selu(x)`: `gamma x` above 0, else `gamma alpha (e^x - 1)`, for f32 of any shape.
-    pub struct Selu {
+    pub struct Selu: Float {
         /// Scale of the negative part.
         alpha = 1.673_263_2,
         /// Scale of everything.

@@ -66,6 +66,11 @@ pub(crate) fn channel_scale(x: &Type, scale: &Type, axis: Option<usize>, what: &
     }
 }
 
+/// Checks that `dy` is the gradient of a value of type `y`.
+pub(crate) fn gradient_of(dy: &Type, y: &Type) -> Result<(), String> {
+    if dy.agrees(y) { Ok(()) } else { Err(format!("the gradient should be {y}, but is {dy}")) }
+}
+
 /// The gradient `d` of a broadcast operand, summed to the operand's shape; `d` itself where the shapes are equal.
 pub(crate) fn sum_to(cx: &mut Vjp, d: ValueId, operand: ValueId) -> Option<ValueId> {
     if cx.dims(d)? == cx.dims(operand)? { Some(d) } else { cx.add(SumTo, &[d, operand]) }

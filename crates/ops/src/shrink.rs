@@ -2,7 +2,7 @@
 
 crate::unary::parametric! {
     /// `Shrink(x)`: `x + bias` below `-lambd`, `x - bias` above `lambd`, else 0, for f32 of any shape.
-    pub struct Shrink {
+    pub struct Shrink: Float {
         /// How far numbers are moved.
         bias = 0.0,
         /// The threshold.

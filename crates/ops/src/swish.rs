@@ -2,7 +2,7 @@
 
 crate::unary::parametric! {
     /// `Swish(x)`: `x sigmoid(alpha x)`, for f32 of any shape.
-    pub struct Swish {
+    pub struct Swish: Float {
         /// Slope of the gate.
         alpha = 1.0
     }

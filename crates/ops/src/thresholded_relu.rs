@@ -2,7 +2,7 @@
 
 crate::unary::parametric! {
     /// `ThresholdedRelu(x)`: `x` above `alpha`, else 0, for f32 of any shape.
-    pub struct ThresholdedRelu {
+    pub struct ThresholdedRelu: Float {
         /// The threshold.
         alpha = 1.0
     }

@@ -54,7 +54,7 @@ pub(crate) use operator;
 macro_rules! parametric {
     (
         $(#[$doc:meta])*
-        pub struct $name:ident { $($(#[$what:meta])* $field:ident = $default:literal),* }
+        pub struct $name:ident: $role:ident { $($(#[$what:meta])* $field:ident = $default:literal),* }
         $(since $since:literal)?
     ) => {
         $(#[$doc])*
@@ -103,6 +103,10 @@ macro_rules! parametric {
 
             fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
                 crate::unary::lower(self.function(), cx)
+            }
+
+            fn quant(&self) -> ir::QuantRole {
+                ir::QuantRole::$role
             }
 
             fn layouts(&self) -> ir::Layouts {
@@ -299,8 +303,8 @@ impl Op for UnaryGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let dy = cx.float(0)?;
-        if self.of.saved() != Saved::Nothing && !dy.agrees(cx.ty(1)?) {
-            return Err(format!("the gradient {dy} does not fit the value {}", cx.ty(1)?));
+        if self.of.saved() != Saved::Nothing {
+            crate::shapes::gradient_of(dy, cx.ty(1)?)?;
         }
         Ok(vec![dy.clone()])
     }

@@ -110,9 +110,10 @@ pub fn training_step(
     let parameters = promote_parameters(&mut graph)?;
     bind_batch(&mut graph, batch, samples)?;
     let mut signature = Signature::of(&graph);
-    let (loss, words) = add_total_loss(&mut graph, &mut signature, &config.loss, distillation)?;
+    let words = add_total_loss(&mut graph, &mut signature, &config.loss, distillation)?;
     FuseEpilogue.run(&mut graph, &mut Report::default())?;
     graph.sweep();
+    let loss = graph.outputs()[0].value;
 
     let variables: Vec<Trained> =
         graph.nodes().into_iter().filter_map(|id| Trained::of(&graph, id)).collect();
@@ -136,14 +137,14 @@ pub fn training_step(
     Ok(StepGraph { graph, signature, parameters, averages, loss: words })
 }
 
-/// Adds up what is to be minimized, and leaves it and the class scores as the only outputs. Returns the loss, with what it is
-/// in words.
+/// Adds up what is to be minimized, and leaves it and the class scores, in this order, as the only outputs. Returns what it
+/// is in words.
 fn add_total_loss(
     graph: &mut Graph,
     signature: &mut Signature,
     config: &LossConfig,
     distillation: Option<Distillation>,
-) -> Result<(ValueId, String), GraphError> {
+) -> Result<String, GraphError> {
     let output =
         |graph: &Graph, name: &String| graph.outputs().iter().find(|o| o.name == *name).map(|o| o.value);
     let mut words = Vec::new();
@@ -170,7 +171,7 @@ fn add_total_loss(
     graph.set_outputs([(name.clone(), loss)].into_iter().chain(scores));
     signature.loss = Some(name);
     graph.sweep();
-    Ok((loss, words.join(" + ")))
+    Ok(words.join(" + "))
 }
 
 /// A trained parameter.
