@@ -309,11 +309,13 @@ pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) 
         verbose,
         log_every: records.log_every as usize,
         epochs: options.fit.epochs,
+        quantized: false,
     };
     let done = onnx_qat::quantize(&model, train.as_ref(), eval.as_ref(), &options, &mut |stage| {
         recorder.hear(stage);
         show.stage(stage);
     })?;
+    let quantized = show.quantized;
     let save = SaveOptions { opset: run.opset, ..SaveOptions::default() };
     let saved = done.model.save_as(out, &save)?;
     if let (Some(path), Some(trained)) = (&run.trained, &done.trained) {
@@ -339,7 +341,9 @@ pub fn execute(run: &Run, workers: usize, print: &Output, records: &RecordArgs) 
     table.row(["size".to_string(), bytes(before), bytes(after)]);
     printer.line("");
     printer.line(table.to_string().trim_end());
-    if done.outcome == Outcome::WeightOnly {
+    if !quantized {
+        printer.line("nothing was quantized: the written model computes in floating point as before");
+    } else if done.outcome == Outcome::WeightOnly {
         printer.line(
             "no data: matrix products find the ranges of their data at every run, convolutions have int8 weights but compute \
              in floating point. With --train DATA convolutions run in int8 too, and training recovers accuracy.",
@@ -392,6 +396,8 @@ struct Show<'p> {
     verbose: bool,
     log_every: usize,
     epochs: usize,
+    /// Whether anything was.
+    quantized: bool,
 }
 
 impl Show<'_> {
@@ -401,19 +407,21 @@ impl Show<'_> {
                 let left =
                     |l: &&onnx_qat::passes::Line| self.verbose || matches!(l.verdict, Verdict::Done(_));
                 let lines = report.lines.iter().filter(left).cloned().collect();
-                self.report("normalized", &Report { lines }, &[])
+                self.report("normalized", &Report { lines }, &[]);
             }
-            Stage::Inserted(report) => self.report(
-                "quantized",
-                report,
-                &[
-                    "insert-fake-quant",
-                    "quantize-activations",
-                    "quantize-weights",
-                    "dynamic-quantize",
-                    "thaw-quant",
-                ],
-            ),
+            Stage::Inserted(report) => {
+                self.quantized = self.report(
+                    "quantized",
+                    report,
+                    &[
+                        "insert-fake-quant",
+                        "quantize-activations",
+                        "quantize-weights",
+                        "dynamic-quantize",
+                        "thaw-quant",
+                    ],
+                );
+            }
             Stage::Recipe(recipe) => {
                 self.printer.line(&format!("optimizer of the file: {recipe}"));
                 self.printer.object(json!({"event": "recipe", "optimizer": recipe}));
@@ -436,21 +444,26 @@ impl Show<'_> {
         self.printer.accuracy(name, a);
     }
 
-    /// Counts what was done by operator type, and tells what was left and why.
-    fn report(&mut self, what: &str, report: &Report, passes: &[&str]) {
+    /// Counts what was done by operator type, and tells what was left and why. Returns whether anything was done.
+    fn report(&mut self, what: &str, report: &Report, passes: &[&str]) -> bool {
         self.printer.done();
         let lines: Vec<_> =
             report.lines.iter().filter(|l| passes.is_empty() || passes.contains(&l.pass.as_str())).collect();
         let mut done = std::collections::BTreeMap::new();
+        // What is told of a node: that something was done, or each reason once why a pass left it.
+        let mut told = std::collections::BTreeSet::new();
         for l in lines.iter().filter(|l| matches!(l.verdict, Verdict::Done(_))) {
             let kind = l.node.split(' ').next().unwrap_or_default().to_string();
             *done.entry(kind).or_insert(0usize) += 1;
+            told.insert((&l.node, ""));
         }
         let counts: Vec<String> = done.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
         let counts = if counts.is_empty() { "nothing to do".to_string() } else { counts.join(", ") };
         self.printer.line(&format!("{what}: {counts}"));
         for l in &lines {
             match &l.verdict {
+                Verdict::Skip(_) if !self.verbose && told.contains(&(&l.node, "")) => {}
+                Verdict::Skip(why) if !told.insert((&l.node, why)) => {}
                 Verdict::Skip(why) => self.printer.line(&format!("  left {}: {why}", l.node)),
                 Verdict::Done(how) if self.verbose => self.printer.line(&format!("  {}: {how}", l.node)),
                 Verdict::Done(_) => {}
@@ -458,6 +471,7 @@ impl Show<'_> {
         }
         let entries: Vec<_> = lines.iter().map(|l| l.to_string()).collect();
         self.printer.object(json!({"event": what, "decisions": entries}));
+        !done.is_empty()
     }
 
     fn training(&mut self, event: &Event) {

@@ -120,6 +120,25 @@ fn learning_without_effect_is_wrong_usage() {
 }
 
 #[test]
+fn what_was_quantized_without_data_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("int8.onnx").display().to_string();
+    let quantize = |more: &[&str]| {
+        let model = digits("digits_cnn.onnx");
+        let output = run(&[&["quantize", &model, "-o", &out], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = quantize(&[]);
+    assert!(text.contains("quantized: Conv 4, Gemm 1\n") && text.contains("no data: "), "{text}");
+    // Four of the seven convolutions got int8 weights: of the others, once each, why not.
+    assert_eq!(text.matches("elements only").count(), 3, "{text}");
+    assert_eq!(text.matches("only matrix products gain").count(), 3, "{text}");
+    let text = quantize(&["--exclude", "*"]);
+    assert!(text.contains("nothing was quantized") && !text.contains("no data: "), "{text}");
+}
+
+#[test]
 fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
     let (model, data) = (digits("digits_cnn.onnx"), digits("digits.npz"));
