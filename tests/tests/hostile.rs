@@ -224,3 +224,37 @@ fn a_loss_that_a_fusion_replaces() {
     );
     within(&bytes, hostile::compile);
 }
+
+/// A bias as large as the file says, which no memory holds, and one that is the sum of a weight with itself so often that
+/// computing each operand anew would never end.
+#[test]
+fn a_bias_that_is_computed() {
+    let convolution = |bias: &str| {
+        file(&format!(
+            "net (float x) => (float y)
+             <float[2,1,1,1] w = {{1.0, 2.0}}, float[] zero = {{0.0}}, int64[1] channels = {{1073741824002}},
+              int8[2] codes = {{1, 2}}, float[] scale = {{0.5}}, int8[] zero_point = {{0}}>
+             {{
+               {bias}
+               y = Conv (x, w, b)
+             }}"
+        ))
+    };
+    within(&convolution("b = Expand (zero, channels)"), hostile::compile);
+    let sums: Vec<String> = (0..64).map(|i| format!("s{} = Add (s{i}, s{i})", i + 1)).collect();
+    let sums =
+        format!("s0 = DequantizeLinear (codes, scale, zero_point) {} b = Identity (s64)", sums.join(" "));
+    within(&convolution(&sums), hostile::compile);
+}
+
+#[test]
+fn a_program_that_no_memory_holds() {
+    let bytes = file(
+        "net (float[1] x) => (float[1048576,1048576,64] y)
+         <int64[3] shape = {1048576, 1048576, 64}>
+         { y = Expand (x, shape) }",
+    );
+    let (graph, _) = hostile::load(&bytes).unwrap();
+    let error = exec::Program::compile(&graph).map(drop).unwrap_err().to_string();
+    assert!(error.contains("more than this machine gives"), "{error}");
+}

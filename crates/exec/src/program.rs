@@ -27,6 +27,10 @@ pub enum Error {
     NoSuchName { kind: &'static str, name: String, known: String },
     #[error("\"{name}\" takes {expected}, but {found} was given")]
     Mismatch { name: String, expected: String, found: String },
+    #[error(
+        "the buffers of the program take {bytes} bytes, more than this machine gives at once; use a smaller batch or smaller inputs"
+    )]
+    Memory { bytes: usize },
 }
 
 /// Where a value lies: which buffer, and how much of it.
@@ -118,7 +122,8 @@ impl Program {
     /// Operations that are composed of others run as these.
     ///
     /// # Errors
-    /// When a size of an input is open, or an update or every output needs an operator that is not known: names it.
+    /// When a size of an input is open, an update or every output needs an operator that is not known, or the memory is not
+    /// there: names it.
     pub fn compile(graph: &Graph) -> Result<Program, Error> {
         let mut graph = graph.clone();
         ir::spell_out(&mut graph, |_| true)?;
@@ -173,7 +178,7 @@ impl Program {
 
     /// Bytes of all buffers and of the workspace.
     pub fn bytes(&self) -> usize {
-        self.buffers.iter().map(|b| b.0).sum::<usize>() + self.workspace
+        self.buffers.iter().map(|b| b.0).fold(self.workspace, usize::saturating_add)
     }
 }
 
@@ -511,7 +516,11 @@ impl Compiler<'_> {
                 shared,
             })
             .collect();
-        Ok(Program { instrs, inputs, outputs, missing, variables, tail, copies, buffers, workspace })
+        let program =
+            Program { instrs, inputs, outputs, missing, variables, tail, copies, buffers, workspace };
+        let bytes = program.bytes();
+        tensor::check_room(bytes).map_err(|_| Error::Memory { bytes })?;
+        Ok(program)
     }
 }
 

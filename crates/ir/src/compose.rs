@@ -133,14 +133,16 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
     Ok(done)
 }
 
-/// The results of `op` on constants by its composition; `None` where it has none for them.
+/// The results of `op` on constants by its composition, whose parts have at most `limit` elements each; `None` where it has
+/// none for them.
 ///
 /// # Errors
 /// When the composition does not fit the operands, or a part of it cannot be evaluated.
-pub fn eval_composed(
+pub(crate) fn eval_composed(
     op: &dyn Op,
     ins: &[Option<&Tensor>],
     outs: usize,
+    limit: usize,
 ) -> Result<Option<Vec<Tensor>>, String> {
     let mut graph = Graph::new("composition");
     let ins = ins.iter().map(|x| x.map(|x| graph.add_const("x", x.clone()))).collect();
@@ -156,7 +158,8 @@ pub fn eval_composed(
         let node = graph.node(id);
         let Some(part) = node.op() else { continue };
         let ins: Vec<Option<&Tensor>> = node.ins.iter().map(|v| v.and_then(|v| known.get(&v))).collect();
-        let values = crate::eval(part, &ins, node.outs.len()).map_err(|e| format!("{}: {e}", part.name()))?;
+        let values = crate::eval_within(part, &ins, node.outs.len(), limit);
+        let values = values.map_err(|e| format!("{}: {e}", part.name()))?;
         known.extend(values.into_iter().enumerate().map(|(i, v)| (ValueId { node: id, out: i as u16 }, v)));
     }
     let result = |v: &ValueId| known.get(v).cloned().ok_or_else(|| "a result is not computed".to_string());

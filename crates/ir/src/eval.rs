@@ -9,9 +9,10 @@ use tensor::Tensor;
 #[error("{0}")]
 pub struct EvalError(pub String);
 
-/// Memory aligned for every element type.
-fn aligned(bytes: usize) -> Vec<u64> {
-    vec![0; bytes.div_ceil(8)]
+/// Zeroed memory aligned for every element type.
+fn aligned(bytes: usize) -> Result<Vec<u64>, EvalError> {
+    tensor::check_room(bytes).map_err(|e| EvalError(e.to_string()))?;
+    Ok(vec![0; bytes.div_ceil(8)])
 }
 
 /// Reorders elements of `width` bytes from `(N, C, spatial...)` to channels-last or back.
@@ -30,6 +31,19 @@ fn relayout(src: &[u8], dst: &mut [u8], shape: &[usize], width: usize, to_channe
 /// # Errors
 /// When shapes do not fit, are not fully determined, or the operator has no kernel for them.
 pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Tensor>, EvalError> {
+    eval_within(op, ins, outs, usize::MAX)
+}
+
+/// As [`eval`], of results of at most `limit` elements each; an operator that evaluates itself is not held to it.
+///
+/// # Errors
+/// As [`eval`], and when a result, or one of a part that the operator is composed of, has more elements.
+pub fn eval_within(
+    op: &dyn Op,
+    ins: &[Option<&Tensor>],
+    outs: usize,
+    limit: usize,
+) -> Result<Vec<Tensor>, EvalError> {
     if let Some(results) = op.evaluate(ins) {
         return results.map_err(EvalError);
     }
@@ -53,7 +67,11 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
     let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
-    if let Some(results) = crate::eval_composed(op, ins, outs).map_err(EvalError)? {
+    let large = |ty: &&Type| ty.dims().is_some_and(|d| tensor::element_count(&d).is_none_or(|n| n > limit));
+    if let Some(ty) = out_types.iter().find(large) {
+        return Err(EvalError(format!("the result {ty} has more than {limit} elements")));
+    }
+    if let Some(results) = crate::eval_composed(op, ins, outs, limit).map_err(EvalError)? {
         return Ok(results);
     }
     let lower = Lower {
@@ -83,20 +101,21 @@ pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Ten
         .iter()
         .zip(&lower.ins)
         .map(|(t, o)| {
-            t.zip(o.as_ref()).map(|(t, o)| {
-                let mut copy = aligned(t.bytes().len());
+            let copied = |(t, o): (&Tensor, &Operand)| {
+                let mut copy = aligned(t.bytes().len())?;
                 let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut copy)[..t.bytes().len()];
                 match o.layout {
                     Layout::Plain => bytes.copy_from_slice(t.bytes()),
                     Layout::ChannelsLast => relayout(t.bytes(), bytes, &o.shape, o.dtype.bytes(1), true),
                 }
-                copy
-            })
+                Ok(copy)
+            };
+            t.zip(o.as_ref()).map(copied).transpose()
         })
-        .collect();
+        .collect::<Result<_, EvalError>>()?;
     let size = |o: &Operand| o.dtype.bytes(o.len());
-    let mut results: Vec<Vec<u64>> = lower.outs.iter().map(|o| aligned(size(o))).collect();
-    let mut workspace = aligned(step.workspace);
+    let mut results: Vec<Vec<u64>> = lower.outs.iter().map(|o| aligned(size(o))).collect::<Result<_, _>>()?;
+    let mut workspace = aligned(step.workspace)?;
     let slices: SmallVec<[&mut [u8]; 4]> = results
         .iter_mut()
         .zip(&lower.outs)

@@ -11,8 +11,9 @@
 //! Where only some sizes are known, those alone are taken of a shape. Dequantized constants stay: they are weights in their quantized form, not work to be saved.
 
 use crate::pass::{Pass, Report, operations};
-use ir::{Dim, Graph, GraphError, NodeId, Type, ValueId};
+use ir::{Dim, Graph, GraphError, Node, NodeId, Type, ValueId};
 use ops::{DequantizeLinear, FakeQuant, Gather, Shape, Slice};
+use std::collections::HashMap;
 use tensor::Tensor;
 
 /// Results above this size are not stored, so that folding an `Expand` cannot blow up the file.
@@ -76,35 +77,52 @@ fn known_sizes(graph: &Graph, id: NodeId) -> Option<Tensor> {
 /// The result of an operation whose operands are all constant; `None` when they are not, or it cannot be computed.
 fn evaluate_node(graph: &Graph, v: ValueId) -> Option<Tensor> {
     let node = graph.node(v.node);
-    let op = node.op()?;
     let ins: Vec<Option<&Tensor>> = node
         .ins
         .iter()
         .map(|v| v.map(|v| graph.constant(v)).map_or(Some(None), |t| t.map(Some)))
         .collect::<Option<_>>()?;
-    let elements = graph.ty(v).dims().map_or(Some(0), |d| tensor::element_count(&d));
-    // A loop over constants may be long, too.
-    if node.ins.is_empty() || elements.is_none_or(|n| n > LIMIT) || op.has_subgraphs() {
+    if node.ins.is_empty() {
         return None;
     }
-    ir::eval(op, &ins, node.outs.len()).ok()?.into_iter().nth(v.out as usize)
+    compute(node, &ins, LIMIT)?.into_iter().nth(v.out as usize)
 }
 
-/// The value of anything that depends on constants and variables alone, computed without changing the graph.
+/// The results of an operation, of at most `limit` elements each. A loop over constants may be long: none is run.
+fn compute(node: &Node, ins: &[Option<&Tensor>], limit: usize) -> Option<Vec<Tensor>> {
+    let op = node.op().filter(|op| !op.has_subgraphs())?;
+    ir::eval_within(op, ins, node.outs.len(), limit).ok()
+}
+
+/// The value of anything that depends on constants and variables alone, computed without changing the graph; `None` also
+/// where something on the way is much larger than what it is made from.
 pub(crate) fn evaluate(graph: &Graph, v: ValueId) -> Option<Tensor> {
-    if let Some(t) = graph.tensor(v) {
-        return Some(t.clone());
+    let mut known: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
+    let mut todo = vec![v.node];
+    while let Some(&id) = todo.last() {
+        if known.contains_key(&id) {
+            todo.pop();
+            continue;
+        }
+        let node = graph.node(id);
+        let waiting = todo.len();
+        todo.extend(node.ins.iter().flatten().map(|v| v.node).filter(|n| !known.contains_key(n)));
+        if todo.len() > waiting {
+            continue;
+        }
+        todo.pop();
+        let values = match graph.tensor(id.into()) {
+            Some(t) => vec![t.clone()],
+            None => {
+                let operand = |v: &ValueId| known.get(&v.node)?.get(v.out as usize);
+                let ins =
+                    node.ins.iter().map(|v| v.as_ref().map(operand).map_or(Some(None), |t| t.map(Some)));
+                let ins = ins.collect::<Option<Vec<_>>>()?;
+                let largest = ins.iter().flatten().map(|t| t.len()).max();
+                compute(node, &ins, LIMIT.max(largest.unwrap_or(0)))?
+            }
+        };
+        known.insert(id, values);
     }
-    let node = graph.node(v.node);
-    let op = node.op()?;
-    let ins: Vec<Option<Tensor>> = node
-        .ins
-        .iter()
-        .map(|v| match v {
-            None => Some(None),
-            Some(v) => evaluate(graph, *v).map(Some),
-        })
-        .collect::<Option<_>>()?;
-    let ins: Vec<Option<&Tensor>> = ins.iter().map(Option::as_ref).collect();
-    ir::eval(op, &ins, node.outs.len()).ok()?.into_iter().nth(v.out as usize)
+    known.remove(&v.node)?.into_iter().nth(v.out as usize)
 }

@@ -33,6 +33,8 @@ pub enum TensorError {
     DType { expected: DType, found: DType },
     #[error("{value} is outside the type {dtype}")]
     Range { dtype: DType, value: i64 },
+    #[error("{bytes} bytes are more than this machine gives at once")]
+    Memory { bytes: usize },
 }
 
 /// A dense row-major tensor. Cloning shares the bytes.
@@ -55,6 +57,18 @@ impl<T: Pod> AsRef<[u8]> for Owner<T> {
 /// Number of elements of `shape`, or `None` on overflow.
 pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Checks that so much memory can be had, which an allocation itself does not survive where it cannot.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_room(bytes: usize) -> Result<(), TensorError> {
+    // What is small is there, or all is lost anyway.
+    match bytes < 1 << 24 || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() {
+        true => Ok(()),
+        false => Err(TensorError::Memory { bytes }),
+    }
 }
 
 impl Tensor {
