@@ -15,9 +15,9 @@ use common::{check_emitted, run, update, without_quantizers};
 use ir::Graph;
 use ops::{Ops, QuantizeLinear};
 use passes::{
-    DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalBatchNorm, FloatWeights, FoldBatchNorm,
-    FoldBias, FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd,
-    FuseQdq, Hooks, InsertFakeQuant, InsertPreprocess, LearnScales, LowerActivations, MeanToPool, Normalize,
+    DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalMode, FloatWeights, FoldBatchNorm, FoldBias,
+    FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd, FuseQdq,
+    Hooks, InsertFakeQuant, InsertPreprocess, LearnScales, LowerActivations, MeanToPool, Normalize,
     ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
     Report, SoftmaxAxis, SpellOut, Thaw, TrainOnCodes, WidenHalves,
 };
@@ -101,7 +101,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "dynamic-quantize" => {
             one(of().then(DynamicQuantize { config, weights: DynamicWeights::Int8 }), Keeps::Roughly)
         }
-        "eval-batch-norm" => one(of().then(EvalBatchNorm), Keeps::Nothing),
+        "eval-mode" => one(of().then(EvalMode), Keeps::Nothing),
         "drop-updates" => one(of().then(DropUpdates), Keeps::Nothing),
         "insert-fake-quant" => {
             one(of().then(InsertFakeQuant { config, hooks }), Keeps::ResultsWithoutQuantizers)

@@ -138,7 +138,7 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
 ///
 /// # Errors
 /// When the composition does not fit the operands, or a part of it cannot be evaluated.
-pub(crate) fn eval_composed(
+pub fn eval_composed(
     op: &dyn Op,
     ins: &[Option<&Tensor>],
     outs: usize,

@@ -694,7 +694,7 @@ impl Graph {
         }
     }
 
-    /// Points one operand slot elsewhere.
+    /// Points one operand slot elsewhere. Omitted operands at the end are none.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) {
         let edge = self.g.edges_directed(node.0, Direction::Incoming).find(|e| *e.weight() as usize == slot);
         if let Some(edge) = edge.map(|e| e.id()) {
@@ -705,6 +705,9 @@ impl Graph {
             ins.resize(slot + 1, None);
         }
         ins[slot] = value;
+        while let Some(None) = ins.last() {
+            ins.pop();
+        }
         if let Some(v) = value {
             self.g.add_edge(v.node.0, node.0, slot as u16);
         }

@@ -15,8 +15,7 @@ mod types;
 mod widen;
 
 pub use autodiff::{StandIns, Vjp, gradients, gradients_with};
-pub(crate) use compose::eval_composed;
-pub use compose::{Compose, spell_out};
+pub use compose::{Compose, eval_composed, spell_out};
 pub use eval::{EvalError, eval, eval_within};
 pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Value, ValueId};
 pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};

@@ -259,8 +259,11 @@ const DRAWN: &[(&str, &str, Case)] = &[
         Drawn::of([d.tensor(&a, -2.0, 2.0), d.tensor_off(&b, -2.0, 2.0, &[0.0], 0.5)])
     }),
     ("", "Dropout", |d| {
+        let x = d.dims(0, 4);
+        let x = d.tensor(&x, -2.0, 2.0);
+        let operands = [x, Tensor::scalar(d.float(0.0, 0.9)), Tensor::bools(&[], &[d.chance(2)])];
         let two = d.chance(2);
-        unary(d, -2.0, 2.0, &[]).outs(if two { 2 } else { 1 }, 1)
+        Drawn::of(operands).fixed(&[1, 2]).int("seed", d.int(0, 9) as i64).outs(if two { 2 } else { 1 }, 1)
     }),
     ("", "Einsum", einsum),
     ("", "Elu", |d| unary(d, -2.0, 2.0, &[0.0]).float("alpha", d.float(0.5, 2.0))),

@@ -4,8 +4,8 @@ mod bias;
 mod config;
 mod dynamic_quant;
 mod equalize;
-mod eval_batch_norm;
 mod eval_form;
+mod eval_mode;
 mod float_view;
 mod fold_batch_norm;
 mod fold_bias;
@@ -47,8 +47,8 @@ pub use config::{
 };
 pub use dynamic_quant::{DynamicQuantize, DynamicWeights};
 pub use equalize::Equalize;
-pub use eval_batch_norm::EvalBatchNorm;
 pub use eval_form::DropUpdates;
+pub use eval_mode::EvalMode;
 pub use float_view::FloatWeights;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_bias::FoldBias;
@@ -129,5 +129,5 @@ pub fn quantize_weights(graph: &mut Graph, config: &QuantConfig) -> Result<Repor
 /// The form in which our executor evaluates a graph: variables and ranges as they are, batch norms of training with their
 /// running statistics, quantized groups on integers, as runtimes compute them, convolutions together with the clamp behind them.
 pub fn evaluation() -> Pipeline {
-    Pipeline::new().then(DropUpdates).then(EvalBatchNorm).then(FuseQdq).then(FuseActivation)
+    Pipeline::new().then(DropUpdates).then(EvalMode).then(FuseQdq).then(FuseActivation)
 }

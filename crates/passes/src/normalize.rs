@@ -1,9 +1,8 @@
 //! The passes that bring a graph from a file into the form from which quantization starts.
 
 use crate::{
-    EvalBatchNorm, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd,
-    InlineBranches, MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, SpellOut, UnrollLoops,
-    WidenHalves,
+    EvalMode, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd, InlineBranches,
+    MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, SpellOut, UnrollLoops, WidenHalves,
 };
 use ir::{Graph, GraphError};
 use std::collections::HashSet;
@@ -24,7 +23,7 @@ impl Normalize {
     ///    their own: training moves them apart. `inline-branches` behind it takes the branches that are decided with that.
     /// 2. `remove-identity`: nothing stands between the operators that are to be matched.
     /// 3. `spell-out`: attention becomes the products that it is made of.
-    /// 4. `eval-batch-norm`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
+    /// 4. `eval-mode`, `softmax-axis`, `mean-to-pool`, `fold-pad`, `fuse-hard-swish`, `fuse-matmul-add`: one operator in the place of
     ///    others, and old forms in new ones.
     /// 5. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
     ///    convolution.
@@ -36,7 +35,7 @@ impl Normalize {
             .then(InlineBranches)
             .then(RemoveIdentity)
             .then(SpellOut)
-            .then(EvalBatchNorm)
+            .then(EvalMode)
             .then(SoftmaxAxis)
             .then(MeanToPool)
             .then(FoldPad)

@@ -2,7 +2,7 @@
 
 use ir::{Graph, GraphError, Kind, NodeId, ValueId};
 use ops::{FakeQuant, Pact, Processed};
-use passes::{DropUpdates, EvalBatchNorm, FoldBatchNorm, FuseActivation, Pipeline};
+use passes::{DropUpdates, EvalMode, FoldBatchNorm, FuseActivation, Pipeline};
 use std::collections::BTreeMap;
 
 /// Takes quantizers and what stands in front of them out of a graph from [`passes::quant_aware`]. Observers stay, until
@@ -52,7 +52,7 @@ pub(crate) fn teacher(graph: &Graph, tensors: &[(String, ValueId)]) -> Result<Gr
             graph.set_leaf(id, Kind::Const(value))?;
         }
     }
-    Pipeline::new().then(EvalBatchNorm).then(FoldBatchNorm).then(FuseActivation).run(&mut graph)?;
+    Pipeline::new().then(EvalMode).then(FoldBatchNorm).then(FuseActivation).run(&mut graph)?;
     Ok(graph)
 }
 

@@ -1,29 +1,41 @@
-//! `eval-batch-norm`: batch norms of a graph exported in training mode take the running statistics.
+//! `eval-mode`: of a graph exported in training mode, batch norms take the running statistics and dropouts keep everything.
 //!
 //! ```text
-//! y, mean_out, var_out = BatchNormalization <training_mode=1> (x, gamma, beta, mean, var)
+//! b, mean_out, var_out = BatchNormalization <training_mode=1> (x, gamma, beta, mean, var)
+//! y = Dropout (b, ratio, true)
 //! ->
-//! y = BatchNormalization (x, gamma, beta, mean, var)
+//! b = BatchNormalization (x, gamma, beta, mean, var)
+//! y = Dropout (b, ratio)
 //! ```
 //!
-//! This is the form in which graphs are rewritten and calibrated; the training step turns it back.
+//! This is the form in which graphs are rewritten and calibrated; the training step turns batch norms back.
 
 use crate::pass::{Pass, Report, operations, supersede};
 use ir::{Graph, GraphError, ValueId};
-use ops::BatchNormalization;
+use ops::{BatchNormalization, Dropout};
 use std::sync::Arc;
+
+/// Which operand of a dropout says whether it drops.
+const MODE: usize = 2;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct EvalBatchNorm;
+pub struct EvalMode;
 
-impl Pass for EvalBatchNorm {
+impl Pass for EvalMode {
     fn name(&self) -> &'static str {
-        "eval-batch-norm"
+        "eval-mode"
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         for id in operations(graph)? {
+            let node = graph.node(id);
+            if node.is::<Dropout>().is_some() && node.ins.get(MODE).is_some_and(Option::is_some) {
+                let label = node.label();
+                graph.set_input(id, MODE, None);
+                report.done(self.name(), label, "keeps everything");
+                continue;
+            }
             let node = graph.node(id);
             let Some(op) = node.is::<BatchNormalization>().filter(|op| op.training).copied() else {
                 continue;
