@@ -104,9 +104,9 @@ impl<'g> Compose<'g> {
     }
 }
 
-/// Puts compositions in the place of the operations whose operator `which` accepts, where [`Op::compose`] has one for their operands,
-/// and those of what these are made of in turn. What was replaced stays, unread, for [`Graph::sweep`]. Returns the
-/// labels of the operations that were spelled out.
+/// Puts compositions in the place of the operations whose operator `which` accepts, where [`Op::compose`] has one for
+/// their operands, and those of what these are made of in turn. What was replaced stays, unread, for [`Graph::sweep`].
+/// Returns the labels of the operations that were spelled out.
 ///
 /// # Errors
 /// When a composition does not fit the operands: names the node.

@@ -19,8 +19,9 @@ const IR_VERSION: i64 = 13;
 
 /// Turns a model into a graph and what the file says beside it. Operators that `registry` does not know are kept as
 /// [`Opaque`]; calls of the model's own functions are replaced by what the functions do; weights become constants,
-/// wherever the file has them: initializers, initializers that are listed as inputs, or `Constant` nodes. Names are kept; empty and repeated node
-/// names are replaced by unique ones. Data of external tensors must have been read ([`crate::read_model`] does).
+/// wherever the file has them: initializers, initializers that are listed as inputs, or `Constant` nodes. Names are kept;
+/// empty and repeated node names are replaced by unique ones. Data of external tensors must have been read
+/// ([`crate::read_model`] does).
 ///
 /// # Errors
 /// When versions are unsupported, when a tensor is malformed, when a value has no or two definitions, when nodes depend

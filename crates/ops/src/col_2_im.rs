@@ -8,8 +8,8 @@ use crate::{ReduceSum, unary};
 use ir::{Attrs, Compose, Dim, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
 use kernels::window::{Axis, Rounding};
 
-/// `Col2Im(x, image, block)`: `x` `(N, C product(block), patches)`, as a convolution with a kernel of shape `block` over an image of
-/// shape `image` sees it; the result is `(N, C, image...)`. `image` and `block` are lists of integers.
+/// `Col2Im(x, image, block)`: `x` `(N, C product(block), patches)`, as a convolution with a kernel of shape `block` over
+/// an image of shape `image` sees it; the result is `(N, C, image...)`. `image` and `block` are lists of integers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Col2Im {
     /// Strides, dilations, padding.

@@ -35,9 +35,10 @@ pub struct EpilogueQuant {
 /// `Epilogue(x, other?, gamma?, beta?, mean?, variance?, threshold?, state?, x_scale?, x_zero_point?, other_scale?,
 /// other_zero_point?)`: what the fields name, in their order, applied to `x` or to the sum of `x` and `other`.
 ///
-/// `x` f32, or uint8 codes with scale and zero point, and `other` of the same shape where there is a sum; `gamma` to `variance` `(C)` where there is a norm, with the
-/// running statistics; `threshold` of PACT; `state` of the observer. Results: `y` like `x`; with a norm the new running mean and
-/// variance, the batch's mean and `1 / sqrt(variance + epsilon)`; with a quantizer the new state, scale and zero point.
+/// `x` f32, or uint8 codes with scale and zero point, and `other` of the same shape where there is a sum; `gamma` to
+/// `variance` `(C)` where there is a norm, with the running statistics; `threshold` of PACT; `state` of the observer.
+/// Results: `y` like `x`; with a norm the new running mean and variance, the batch's mean and `1 / sqrt(variance +
+/// epsilon)`; with a quantizer the new state, scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epilogue {
     /// Normalization of `x`. Not together with `other`.
@@ -314,8 +315,8 @@ impl Op for Epilogue {
 }
 
 /// `EpilogueGrad(dy, x, other?, gamma?, beta?, mean?, inv_std?, threshold?, scale?, zero_point?, x_scale?, x_zero_point?,
-/// other_scale?, other_zero_point?)`: gradients of `x` (and of `other`), `gamma`, `beta` and the threshold. Mean and `inv_std` are those of the batch, scale and zero point those of the
-/// forward pass.
+/// other_scale?, other_zero_point?)`: gradients of `x` (and of `other`), `gamma`, `beta` and the threshold. Mean and
+/// `inv_std` are those of the batch, scale and zero point those of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpilogueGrad(pub Epilogue);
 

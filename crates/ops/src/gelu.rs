@@ -1,10 +1,12 @@
-//! `Gelu` (ONNX 20): `x Phi(x)`, with the distribution function of the normal distribution (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+//! `Gelu` (ONNX 20): `x Phi(x)`, with the distribution function of the normal distribution (Hendrycks and Gimpel 2016,
+//! arXiv 1606.08415).
 
 use crate::unary;
 use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::elementwise::Unary;
 
-/// `Gelu(x)`: `x Phi(x)`, with the distribution function of the normal distribution (Hendrycks and Gimpel 2016, arXiv 1606.08415), for f32 of any shape.
+/// `Gelu(x)`: `x Phi(x)`, with the distribution function of the normal distribution (Hendrycks and Gimpel 2016, arXiv
+/// 1606.08415), for f32 of any shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gelu {
     /// Whether `Phi` is approximated by a hyperbolic tangent.

@@ -1,4 +1,5 @@
-//! `LayerNormalization` (ONNX 17, and ONNX Runtime's of before; Ba, Kiros and Hinton 2016), and its gradient `qat.LayerNormalizationGrad`.
+//! `LayerNormalization` (ONNX 17, and ONNX Runtime's of before; Ba, Kiros and Hinton 2016), and its gradient
+//! `qat.LayerNormalizationGrad`.
 
 use crate::shapes;
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};

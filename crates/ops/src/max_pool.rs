@@ -14,8 +14,8 @@ use kernels::pool::{self, Axis, Pool};
 use std::sync::Arc;
 use tensor::DType;
 
-/// `MaxPool(x)`: `x` f32, or uint8 codes, `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each maximum in `x`.
-/// Padding never is a maximum; of equal values the first counts.
+/// `MaxPool(x)`: `x` f32, or uint8 codes, `(N, C, spatial...)`. Result 1, where asked for, is the int64 index of each
+/// maximum in `x`. Padding never is a maximum; of equal values the first counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaxPool {
     /// Kernel size, strides, dilations, padding.

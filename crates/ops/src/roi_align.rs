@@ -5,9 +5,9 @@
 use ir::{Attrs, Dim, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
 use tensor::DType;
 
-/// `RoiAlign(x, regions, batches)`: `x` f32 `(N, C, H, W)`, `regions` `(R, 4)`: left, top, right, bottom, `batches` i64 `(R)`: the
-/// image of each. The result is `(R, C, height, width)`: of each of so many cells of a region the mean, or the largest, of
-/// interpolated values.
+/// `RoiAlign(x, regions, batches)`: `x` f32 `(N, C, H, W)`, `regions` `(R, 4)`: left, top, right, bottom, `batches` i64
+/// `(R)`: the image of each. The result is `(R, C, height, width)`: of each of so many cells of a region the mean, or the
+/// largest, of interpolated values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoiAlign {
     /// Cells of a region from top to bottom.

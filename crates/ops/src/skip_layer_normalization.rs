@@ -6,9 +6,9 @@ use crate::{Add, LayerNormalization, RMSNormalization};
 use ir::{Attrs, Compose, Dim, Infer, Op, Parse, Parsed, Type, ValueId};
 use std::sync::Arc;
 
-/// `SkipLayerNormalization(x, skip, scale, shift?, bias?)`: `LayerNormalization(x + skip + bias, scale, shift)` over the last axis;
-/// `SkipSimplifiedLayerNormalization(x, skip, scale, bias?)`: `RMSNormalization(x + skip + bias, scale)`. Floats of any rank.
-/// Results 1 and 2 are mean and inverse deviation of each row; result 3 is the sum that is normalized.
+/// `SkipLayerNormalization(x, skip, scale, shift?, bias?)`: `LayerNormalization(x + skip + bias, scale, shift)` over the
+/// last axis; `SkipSimplifiedLayerNormalization(x, skip, scale, bias?)`: `RMSNormalization(x + skip + bias, scale)`.
+/// Floats of any rank. Results 1 and 2 are mean and inverse deviation of each row; result 3 is the sum that is normalized.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SkipLayerNormalization {
     /// Added to the variance.

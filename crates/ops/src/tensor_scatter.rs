@@ -4,8 +4,8 @@ use crate::shapes::{axis, by_width};
 use ir::{Attrs, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
 use tensor::DType;
 
-/// `TensorScatter(cache, update, starts?)`: `cache` with `update` written over the places of an axis from `starts`, i64 `(batch)`,
-/// on: one start for each entry of axis 0, zeros where omitted.
+/// `TensorScatter(cache, update, starts?)`: `cache` with `update` written over the places of an axis from `starts`, i64
+/// `(batch)`, on: one start for each entry of axis 0, zeros where omitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorScatter {
     /// The axis that is written along; negative counts from the end.

@@ -10,9 +10,9 @@
 //! conv2 = Conv (relu1, w2 * s, b2)
 //! ```
 //!
-//! `Relu(x / s) * s = Relu(x)` for positive `s`, so the function stays the same, while `s = sqrt(r1 / r2)`, with `r1` and `r2` the
-//! largest weights of the channel in `w1` and `w2`, makes both equal. A tensor whose channels have very different ranges
-//! loses its small channels when it is quantized with one scale; afterwards it does not.
+//! `Relu(x / s) * s = Relu(x)` for positive `s`, so the function stays the same, while `s = sqrt(r1 / r2)`, with `r1` and
+//! `r2` the largest weights of the channel in `w1` and `w2`, makes both equal. A tensor whose channels have very different
+//! ranges loses its small channels when it is quantized with one scale; afterwards it does not.
 //!
 //! A batch norm does the same in training, and goes in between: pairs with one are left.
 

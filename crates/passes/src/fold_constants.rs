@@ -8,7 +8,8 @@
 //! tail = {8}
 //! ```
 //!
-//! Where only some sizes are known, those alone are taken of a shape. Dequantized constants stay: they are weights in their quantized form, not work to be saved.
+//! Where only some sizes are known, those alone are taken of a shape. Dequantized constants stay: they are weights in
+//! their quantized form, not work to be saved.
 
 use crate::pass::{Pass, Report, operations};
 use ir::{Dim, Graph, GraphError, Node, NodeId, Type, ValueId};

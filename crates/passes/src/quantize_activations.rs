@@ -10,9 +10,10 @@
 //! relu1_fq = qat.FakeQuant (relu1, …)
 //! ```
 //!
-//! Under [`Numerics::Deploy`] an operator takes part when one of its operands is quantized already, or comes from an activation
-//! of such a tensor that is written on codes: an island of integers between float operators would only cost. Under [`Numerics::Compat`] it is PaddleSlim's `AddQuantDequantPass` (V1):
-//! operators of the configured types whose operands are all computed get a quantizer of their own per operand.
+//! Under [`Numerics::Deploy`] an operator takes part when one of its operands is quantized already, or comes from an
+//! activation of such a tensor that is written on codes: an island of integers between float operators would only cost.
+//! Under [`Numerics::Compat`] it is PaddleSlim's `AddQuantDequantPass` (V1): operators of the configured types whose
+//! operands are all computed get a quantizer of their own per operand.
 
 use crate::config::{Numerics, QuantConfig};
 use crate::hooks::Hooks;

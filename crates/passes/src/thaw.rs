@@ -177,9 +177,9 @@ fn activation(
     Ok(Ok((quantized, format!("quantizer of \"{}\" starts at {}..{}{how}", site.name, range.min, range.max))))
 }
 
-/// A clamp in front of a quantizer whose range begins at 0. Tools drop a Relu in front of a quantizer that saturates there, but in
-/// training the range moves, and negative values would come through. A range that ends at 6 is that of the clamp between 0
-/// and 6.
+/// A clamp in front of a quantizer whose range begins at 0. Tools drop a Relu in front of a quantizer that saturates
+/// there, but in training the range moves, and negative values would come through. A range that ends at 6 is that of the
+/// clamp between 0 and 6.
 fn restored_clamp(graph: &mut Graph, x: ValueId, max: f32, step: f32) -> Result<Option<ValueId>, GraphError> {
     let role = graph.node(x.node).op().map(|op| op.quant());
     if !matches!(role, Some(QuantRole::Weighted { .. } | QuantRole::Rescaling | QuantRole::Folded)) {

@@ -19,8 +19,9 @@ pub struct Observed {
     pub histogram: Histogram,
 }
 
-/// Observes every tensor that a graph from [`passes::quant_aware`] quantizes, in floating point, on `samples` samples, rounded up to whole batches (all
-/// for `None`), drawn as for [`calibrate`](crate::calibrate). In graph order. `done` hears of each batch: samples so far, and all.
+/// Observes every tensor that a graph from [`passes::quant_aware`] quantizes, in floating point, on `samples` samples,
+/// rounded up to whole batches (all for `None`), drawn as for [`calibrate`](crate::calibrate). In graph order. `done`
+/// hears of each batch: samples so far, and all.
 ///
 /// All observed tensors of a batch are in memory at once, of the data no more than that.
 ///

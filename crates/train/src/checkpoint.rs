@@ -1,8 +1,8 @@
 //! Checkpoints: the state of a run in a folder of its own, `state.safetensors` and `state.toml`.
 //!
-//! A checkpoint appears whole or not at all: both files are written and synced in a folder `unfinished`, which then gets its name. The one before it stays, so that
-//! a process that is killed at any moment leaves a good one. `state.toml` holds the length and a digest of the tensors beside it; a damaged
-//! checkpoint is passed over.
+//! A checkpoint appears whole or not at all: both files are written and synced in a folder `unfinished`, which then gets
+//! its name. The one before it stays, so that a process that is killed at any moment leaves a good one. `state.toml` holds
+//! the length and a digest of the tensors beside it; a damaged checkpoint is passed over.
 
 use crate::Error;
 use crate::options::{CheckpointOptions, FitOptions};

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Trains the parameters of `graph` (from [`passes::quant_aware`], or float) and writes them, running statistics, ranges,
-/// thresholds and scales back into it. Learned scales start at the ranges that the graph has ([`LearnScales`]). With `eval`, the graph is frozen into its int8 form and evaluated before the first epoch and after each: by its labels, or
+/// thresholds and scales back into it. Learned scales start at the ranges that the graph has ([`LearnScales`]). With
+/// `eval`, the graph is frozen into its int8 form and evaluated before the first epoch and after each: by its labels, or
 /// without labels by its distance from the float model.
 ///
 /// The same graph, data, options and seed give the same bits, for any number of threads, and whether or not the run was

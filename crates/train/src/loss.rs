@@ -8,8 +8,8 @@
 //! l2:  Σ (s - t)² / Σ t²
 //! ```
 //!
-//! `s` is of the quantized model, `t` of the float model. The l2 distance is relative: tensors of all sizes weigh alike, and -10 lg of it is the
-//! signal-to-noise ratio in dB.
+//! `s` is of the quantized model, `t` of the float model. The l2 distance is relative: tensors of all sizes weigh alike,
+//! and -10 lg of it is the signal-to-noise ratio in dB.
 
 use crate::signature::{Signature, strip_loss};
 use crate::teacher::{graft, teacher};
