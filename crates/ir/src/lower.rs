@@ -115,6 +115,14 @@ impl Lower {
         }
     }
 
+    /// Operand `i`, where it is given; it must hold `T`.
+    ///
+    /// # Errors
+    /// When it is of another element type.
+    pub fn optional_typed<T: Element>(&self, i: usize) -> Result<Option<&Operand>, String> {
+        self.optional(i).map(|_| self.typed::<T>(i)).transpose()
+    }
+
     /// Value of operand `i`, which must be constant.
     ///
     /// # Errors

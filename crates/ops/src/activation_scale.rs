@@ -91,13 +91,16 @@ impl Op for ActivationScale {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         cx.typed::<f32>(0)?;
+        cx.optional_typed::<f32>(1)?;
         let op = *self;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let threshold = parts.optional::<f32>(1).map(|u| u[0]);
             let (scale, zero_point) = op.of(parts.input(0), threshold);
             parts.output::<f32>(0)[0] = scale;
-            parts.output::<i32>(1)[0] = zero_point;
+            if let Some(to) = parts.output::<i32>(1).first_mut() {
+                *to = zero_point;
+            }
             Ok(())
         }))
     }

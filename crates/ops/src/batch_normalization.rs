@@ -214,6 +214,9 @@ pub struct BatchStatistics {
 
 /// Reads the statistics.
 pub fn parse_statistics(cx: &Parse) -> Result<Parsed, String> {
+    if cx.outs != 2 {
+        return Err(format!("there are 2 results, not {}", cx.outs));
+    }
     Ok(BatchStatistics { epsilon: cx.attrs.float("epsilon", 1e-5)? }.into())
 }
 

@@ -67,6 +67,7 @@ impl Op for Clip {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         if cx.input(0)?.dtype == DType::I64 {
+            (1..3).try_for_each(|i| cx.optional_typed::<i64>(i).map(|_| ()))?;
             return Ok(Step::new(|io: &mut Io| {
                 let mut parts = io.split();
                 let bound = |i, none| parts.input::<i64>(i).first().copied().unwrap_or(none);
@@ -77,6 +78,7 @@ impl Op for Clip {
             }));
         }
         cx.typed::<f32>(0)?;
+        (1..3).try_for_each(|i| cx.optional_typed::<f32>(i).map(|_| ()))?;
         let run = |io: &mut Io| {
             let bound = |i| if io.has(i) { Some(io.input::<f32>(i)) } else { None };
             let op = clip(bound(1), bound(2));
@@ -112,11 +114,13 @@ impl Op for ClipGrad {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        crate::shapes::gradient_of(cx.float(0)?, cx.float(1)?)?;
         check(cx, 2)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        cx.typed::<f32>(1)?;
+        (0..2).try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
+        (2..4).try_for_each(|i| cx.optional_typed::<f32>(i).map(|_| ()))?;
         let run = |io: &mut Io| {
             let mut parts = io.split();
             let op = clip(parts.optional(2), parts.optional(3));

@@ -112,6 +112,8 @@ pub(crate) fn step(plan: conv::Conv, cx: &Lower, fused: Option<Unary>) -> Result
         let addend = fused.and_then(|_| parts.optional(3));
         Finish { bias: parts.optional(2), addend, activation: fused.unwrap_or(Unary::Identity) }
     }
+    cx.optional_typed::<f32>(2)?;
+    cx.optional_typed::<f32>(3)?;
     if let Ok(w) = cx.constant(1) {
         let mut packed = vec![0.0; conv::packed_len(&plan)];
         conv::pack_weights(&plan, &w.to_f32(), &mut packed);

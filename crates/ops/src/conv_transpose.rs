@@ -193,6 +193,7 @@ impl Op for ConvTranspose {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let (x, w) = (&cx.typed::<f32>(0)?.shape, &cx.typed::<f32>(1)?.shape);
+        cx.optional_typed::<f32>(2)?;
         let plane = match self.axes(x, w)?[..] {
             [axis] => Plane::flat(axis),
             [height, width] => Plane { height, width },

@@ -45,6 +45,8 @@ impl Op for Decode {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         cx.typed::<u8>(0)?;
+        cx.typed::<f32>(1)?;
+        cx.typed::<i32>(2)?;
         Ok(Step::new(|io: &mut Io| {
             let mut parts = io.split();
             decode(parts.input(0), parts.input(1), parts.input(2), parts.output(0));

@@ -1,6 +1,6 @@
 //! `DequantizeLinear` (ONNX 10, 13, 19, 21): `(x - zero_point) * scale`, per tensor or per axis.
 
-use crate::quantize_linear::{Scaling, code, extra, rows};
+use crate::quantize_linear::{Scaling, check_zero_point, code, extra, rows};
 use crate::shapes::channel_scale;
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::quant::{Grid, Quantizer, Scales, dequantize_i8, dequantize_i32, dequantize_u8};
@@ -38,6 +38,7 @@ impl DequantizeLinear {
         if with_zero && cx.input(2)?.len() != scale.len() {
             return Err("there should be as many zero points as scales".into());
         }
+        check_zero_point(cx, dtype)?;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (x, scale): (&[u8], &[f32]) = (parts.input(0), parts.input(1));

@@ -65,12 +65,19 @@ const OTHER_SCALE: usize = 10;
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(Epilogue::from_attrs(cx)?.into())
+    let epilogue = Epilogue::from_attrs(cx)?;
+    match cx.outs == epilogue.results() {
+        true => Ok(epilogue.into()),
+        false => Err(format!("there are {} results, not {}", epilogue.results(), cx.outs)),
+    }
 }
 
 /// Reads the gradient.
 pub fn parse_grad(cx: &Parse) -> Result<Parsed, String> {
-    Ok(EpilogueGrad(Epilogue::from_attrs(cx)?).into())
+    match cx.outs {
+        4 => Ok(EpilogueGrad(Epilogue::from_attrs(cx)?).into()),
+        other => Err(format!("there are 4 results, not {other}")),
+    }
 }
 
 impl Epilogue {
@@ -127,6 +134,27 @@ fn source<'b, 'a: 'b>(parts: &ir::Parts<'b, 'a>, at: usize, scale: usize) -> Sou
     } else {
         Source::Plain(operand(at, scale))
     }
+}
+
+/// Checks the types of what [`source`] reads, and that operands `numbers` are floats where they are given.
+fn check_operands(
+    cx: &Lower,
+    at: usize,
+    scale: usize,
+    numbers: std::ops::Range<usize>,
+) -> Result<(), String> {
+    for (operand, scale) in [(at, scale), (at + 1, scale + 2)] {
+        match cx.optional_typed::<f32>(scale)? {
+            Some(_) => {
+                cx.typed::<i32>(scale + 1)?;
+                cx.optional_typed::<u8>(operand)?;
+            }
+            None => {
+                cx.optional_typed::<f32>(operand)?;
+            }
+        }
+    }
+    numbers.into_iter().try_for_each(|i| cx.optional_typed::<f32>(i).map(|_| ()))
 }
 
 /// `y = a b`, element by element.
@@ -225,6 +253,7 @@ impl Op for Epilogue {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.input(0)?;
+        check_operands(cx, 0, X_SCALE, GAMMA..X_SCALE)?;
         let (op, kernel) = (*self, self.kernel());
         let shape = self.norm.map(|_| cx.typed::<f32>(0).and_then(shape)).transpose()?;
         let results = x.len();
@@ -348,6 +377,9 @@ impl Op for EpilogueGrad {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.input(1)?;
+        cx.typed::<f32>(0)?;
+        check_operands(cx, 1, GRAD_X_SCALE, 3..9)?;
+        cx.optional_typed::<i32>(9)?;
         let (op, kernel) = (self.0, self.0.kernel());
         let shape = op.norm.map(|_| shape(x)).transpose()?;
         let workspace = match shape {

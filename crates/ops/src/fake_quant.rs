@@ -5,7 +5,7 @@
 //! straight-through estimator (Bengio et al. 2013, arXiv 1308.3432), optionally clipped to the representable range. The scale may
 //! be learned (LSQ, Esser et al. 2020, arXiv 1902.08153), and with it an offset (LSQ+, Bhalgat et al. 2020, arXiv 2004.09576).
 
-use crate::shapes::channel_scale;
+use crate::shapes::{channel_scale, gradient_of};
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
 use kernels::quant::{
     Anchor, Axis, Grid, Quantizer, Round, Rule, Scales, fake_quantize, scale_gradients,
@@ -88,6 +88,15 @@ impl FakeQuant {
     }
 }
 
+/// Checks that scales stand at an operand slot, and as many zero points behind it, if any.
+fn check_scales(cx: &Lower, at: usize) -> Result<(), String> {
+    let scales = cx.typed::<f32>(at)?.len();
+    match cx.optional_typed::<i32>(at + 1)? {
+        Some(z) if z.len() != scales => Err(format!("{} zero points stand beside {scales} scales", z.len())),
+        _ => Ok(()),
+    }
+}
+
 /// Scales and zero points at operand slots 1 and 2 after `x`, for tensors with or without zero points.
 fn scales<'a>(scale: &'a [f32], zero_point: Option<&'a [i32]>) -> Scales<'a> {
     match zero_point {
@@ -148,6 +157,7 @@ impl Op for FakeQuant {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let rows = self.rows(cx.typed::<f32>(0)?)?;
+        check_scales(cx, 1)?;
         let quantizer = self.quantizer;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
@@ -180,11 +190,16 @@ impl Op for FakeQuantGrad {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        Ok(vec![cx.float(0)?.clone()])
+        let (dy, x) = (cx.float(0)?, cx.float(1)?);
+        gradient_of(dy, x)?;
+        channel_scale(x, cx.float(2)?, self.0.axis, "scale")?;
+        Ok(vec![dy.clone()])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        cx.typed::<f32>(0)?;
         let rows = self.0.rows(cx.typed::<f32>(1)?)?;
+        check_scales(cx, 2)?;
         let quantizer = self.0.quantizer;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
@@ -229,12 +244,15 @@ impl Op for FakeQuantScaleGrad {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        gradient_of(cx.float(0)?, cx.float(1)?)?;
         channel_scale(cx.float(1)?, cx.float(2)?, self.0.axis, "scale")?;
         Ok(vec![cx.ty(2)?.clone(); if cx.has(4) { 2 } else { 1 }])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        cx.typed::<f32>(0)?;
         let rows = self.0.rows(cx.typed::<f32>(1)?)?;
+        check_scales(cx, 2)?;
         let grid = self.0.quantizer.grid;
         let factor = 1.0 / (rows.len().max(1) as f32 * grid.high as f32).sqrt();
         Ok(Step::new(move |io: &mut Io| {

@@ -36,7 +36,9 @@ impl Op for GatherND {
         let shape = match (&data.shape, &indices.shape) {
             (Some(d), Some(at)) => match at.split_last() {
                 Some((Dim::Fixed(k), outer))
-                    if self.batch_dims + k <= d.len() && self.batch_dims <= outer.len() =>
+                    if self.batch_dims + k <= d.len()
+                        && self.batch_dims <= outer.len()
+                        && outer.iter().zip(&d[..self.batch_dims]).all(|(a, b)| a.agrees(b)) =>
                 {
                     Some(outer.iter().chain(&d[self.batch_dims + k..]).cloned().collect())
                 }

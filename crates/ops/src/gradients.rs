@@ -11,12 +11,12 @@ use tensor::{DType, Tensor};
 
 /// A drawn operation: attributes and operands in the form of the newest ONNX.
 #[derive(Clone, Debug, Default)]
-struct Drawn {
-    attrs: Attrs,
-    ins: Vec<Option<Tensor>>,
+pub(crate) struct Drawn {
+    pub attrs: Attrs,
+    pub ins: Vec<Option<Tensor>>,
     /// Slots of floats that have no gradient.
     fixed: Vec<usize>,
-    outs: usize,
+    pub outs: usize,
     /// How many of the first results a loss may read.
     read: usize,
 }
@@ -75,11 +75,11 @@ impl Drawn {
     }
 }
 
-type Case = fn(&mut Draw) -> Drawn;
+pub(crate) type Case = fn(&mut Draw) -> Drawn;
 
 /// Operators with a gradient: domain, name, and how a case is drawn. Elements stay away from poles and, where that is
 /// easily said, from kinks.
-const DRAWN: &[(&str, &str, Case)] = &[
+pub(crate) const DRAWN: &[(&str, &str, Case)] = &[
     ("", "Abs", |d| unary(d, -2.0, 2.0, &[0.0])),
     ("", "Acos", |d| unary(d, -0.8, 0.8, &[])),
     ("", "Acosh", |d| unary(d, 1.3, 3.0, &[])),

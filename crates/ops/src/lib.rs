@@ -224,6 +224,8 @@ mod gradients;
 mod parts;
 mod shapes;
 #[cfg(test)]
+mod spoiled;
+#[cfg(test)]
 mod testing;
 mod unary;
 

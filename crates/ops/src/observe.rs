@@ -90,7 +90,7 @@ impl Op for Observe {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        cx.typed::<f32>(0)?;
+        (0..2).try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
         let statistic = self.statistic;
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();

@@ -70,7 +70,7 @@ impl Op for Pact {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        cx.typed::<f32>(0)?;
+        (0..2).try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
         let form = self.form;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
@@ -106,11 +106,12 @@ impl Op for PactGrad {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         check(cx, 2)?;
+        crate::shapes::gradient_of(cx.float(0)?, cx.float(1)?)?;
         Ok(vec![cx.float(0)?.clone(), cx.float(2)?.clone()])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        cx.typed::<f32>(1)?;
+        (0..3).try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
         let form = self.form;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

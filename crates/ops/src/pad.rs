@@ -188,6 +188,12 @@ impl Op for Pad {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.input(0)?;
+        if let Some(fill) = cx.optional(2).filter(|fill| fill.dtype != x.dtype) {
+            return Err(format!(
+                "{} elements cannot be filled up with a value of type {}",
+                x.dtype, fill.dtype
+            ));
+        }
         let plan = self.mode.selection(cx, &x.shape)?;
         by_width!(x.dtype, T => Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

@@ -126,6 +126,16 @@ fn range(dtype: DType) -> Result<(f32, f32), String> {
     })
 }
 
+/// Checks that zero points, operand 2, are of the type of the codes.
+pub(crate) fn check_zero_point(cx: &Lower, codes: DType) -> Result<(), String> {
+    match cx.optional(2) {
+        Some(z) if z.dtype != codes => {
+            Err(format!("zero points of type {} stand beside {codes} codes", z.dtype))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads code `i` of packed or whole elements.
 pub(crate) fn code(bytes: &[u8], dtype: DType, i: usize) -> i32 {
     let two = |i: usize| [bytes[2 * i], bytes[2 * i + 1]];
@@ -161,6 +171,7 @@ impl QuantizeLinear {
         if with_zero && cx.input(2)?.len() != cx.input(1)?.len() {
             return Err("there should be as many zero points as scales".into());
         }
+        check_zero_point(cx, dtype)?;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (x, scale): (&[f32], &[f32]) = (parts.input(0), parts.input(1));

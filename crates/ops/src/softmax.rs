@@ -111,7 +111,8 @@ pub(crate) fn lower(
     if inner == 1 || len == 0 {
         return Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
-            kernel([parts.input(0), parts.input(1)], classes, parts.output(0));
+            let second = if count > 1 { parts.input(1) } else { &[] };
+            kernel([parts.input(0), second], classes, parts.output(0));
             Ok(())
         }));
     }

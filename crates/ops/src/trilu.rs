@@ -54,6 +54,7 @@ impl Op for Trilu {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let (x, upper) = (cx.input(0)?, self.upper);
+        cx.optional_typed::<i64>(1)?;
         let [.., rows, columns] = x.shape[..] else { return Err("no matrix".into()) };
         by_width!(x.dtype, T => Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();

@@ -311,6 +311,7 @@ impl Op for UnaryGrad {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         cx.typed::<f32>(0)?;
+        cx.optional_typed::<f32>(1)?;
         let of = self.of;
         let run = move |io: &mut Io| {
             let mut parts = io.split();
