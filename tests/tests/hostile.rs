@@ -258,3 +258,29 @@ fn a_program_that_no_memory_holds() {
     let error = exec::Program::compile(&graph).map(drop).unwrap_err().to_string();
     assert!(error.contains("more than this machine gives"), "{error}");
 }
+
+/// Constants that are small in the file, and whose results take hours.
+#[test]
+fn constants_that_take_long() {
+    for operation in [
+        "Conv (wide, high)",
+        "AveragePool <kernel_shape=[2048, 2048]> (wide)",
+        "Einsum <equation=\"abcd,efgh->a\"> (wide, high)",
+        "MatMul (wide, wide)",
+        "LRN <size=2000> (channels)",
+    ] {
+        let bytes = file(&format!(
+            "net (float[1] x) => (float y)
+             <float[] one = {{1.0}}, int64[4] sizes = {{1, 1, 4000, 4000}}, int64[4] kernel = {{1, 1, 2048, 2048}},
+              int64[4] many = {{1, 4000, 2000, 2}}>
+             {{
+               wide = Expand (one, sizes)
+               high = Expand (one, kernel)
+               channels = Expand (one, many)
+               made = {operation}
+               y = Add (made, x)
+             }}"
+        ));
+        within(&bytes, hostile::compile);
+    }
+}

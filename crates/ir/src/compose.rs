@@ -1,6 +1,6 @@
 //! Operators that are others put together: their compositions take their place where nothing runs the whole.
 
-use crate::{Graph, GraphError, Kind, Op, Type, ValueId};
+use crate::{Budget, Graph, GraphError, Kind, Op, Type, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tensor::Tensor;
@@ -133,8 +133,8 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
     Ok(done)
 }
 
-/// The results of `op` on constants by its composition, whose parts have at most `limit` elements each; `None` where it has
-/// none for them.
+/// The results of `op` on constants by its composition, whose parts are evaluated within `budget`; `None` where it has none
+/// for them.
 ///
 /// # Errors
 /// When the composition does not fit the operands, or a part of it cannot be evaluated.
@@ -142,7 +142,7 @@ pub fn eval_composed(
     op: &dyn Op,
     ins: &[Option<&Tensor>],
     outs: usize,
-    limit: usize,
+    budget: &mut Budget,
 ) -> Result<Option<Vec<Tensor>>, String> {
     let mut graph = Graph::new("composition");
     let ins = ins.iter().map(|x| x.map(|x| graph.add_const("x", x.clone()))).collect();
@@ -158,7 +158,7 @@ pub fn eval_composed(
         let node = graph.node(id);
         let Some(part) = node.op() else { continue };
         let ins: Vec<Option<&Tensor>> = node.ins.iter().map(|v| v.and_then(|v| known.get(&v))).collect();
-        let values = crate::eval_within(part, &ins, node.outs.len(), limit);
+        let values = crate::eval_within(part, &ins, node.outs.len(), budget);
         let values = values.map_err(|e| format!("{}: {e}", part.name()))?;
         known.extend(values.into_iter().enumerate().map(|(i, v)| (ValueId { node: id, out: i as u16 }, v)));
     }

@@ -31,18 +31,38 @@ fn relayout(src: &[u8], dst: &mut [u8], shape: &[usize], width: usize, to_channe
 /// # Errors
 /// When shapes do not fit, are not fully determined, or the operator has no kernel for them.
 pub fn eval(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize) -> Result<Vec<Tensor>, EvalError> {
-    eval_within(op, ins, outs, usize::MAX)
+    eval_within(op, ins, outs, &mut Budget::UNLIMITED.clone())
 }
 
-/// As [`eval`], of results of at most `limit` elements each; an operator that evaluates itself is not held to it.
+/// What an evaluation may cost.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Elements of one result.
+    pub elements: usize,
+    /// Elements that are read and written, and [`Op::flops`]: what is left of them.
+    pub work: u64,
+}
+
+impl Budget {
+    /// Whatever it costs.
+    pub const UNLIMITED: Budget = Budget { elements: usize::MAX, work: u64::MAX };
+
+    fn spend(&mut self, work: u64) -> Result<(), EvalError> {
+        let left = self.work.checked_sub(work);
+        self.work = left.ok_or_else(|| EvalError("it takes more work than it is worth".into()))?;
+        Ok(())
+    }
+}
+
+/// As [`eval`], within a budget, from which the work is taken; an operator that evaluates itself is not held to it.
 ///
 /// # Errors
-/// As [`eval`], and when a result, or one of a part that the operator is composed of, has more elements.
+/// As [`eval`], and when the budget does not suffice, for a part that the operator is composed of neither.
 pub fn eval_within(
     op: &dyn Op,
     ins: &[Option<&Tensor>],
     outs: usize,
-    limit: usize,
+    budget: &mut Budget,
 ) -> Result<Vec<Tensor>, EvalError> {
     if let Some(results) = op.evaluate(ins) {
         return results.map_err(EvalError);
@@ -67,11 +87,12 @@ pub fn eval_within(
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
     let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
-    let large = |ty: &&Type| ty.dims().is_some_and(|d| tensor::element_count(&d).is_none_or(|n| n > limit));
+    let most = budget.elements;
+    let large = |ty: &&Type| ty.dims().is_some_and(|d| tensor::element_count(&d).is_none_or(|n| n > most));
     if let Some(ty) = out_types.iter().find(large) {
-        return Err(EvalError(format!("the result {ty} has more than {limit} elements")));
+        return Err(EvalError(format!("the result {ty} has more than {most} elements")));
     }
-    if let Some(results) = crate::eval_composed(op, ins, outs, limit).map_err(EvalError)? {
+    if let Some(results) = crate::eval_composed(op, ins, outs, budget).map_err(EvalError)? {
         return Ok(results);
     }
     let lower = Lower {
@@ -89,6 +110,10 @@ pub fn eval_within(
             .collect::<Result<_, _>>()?,
     };
     let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
+    if budget.work != u64::MAX {
+        let moved = lower.ins.iter().flatten().chain(&lower.outs).map(|o| o.len() as u64).sum::<u64>();
+        budget.spend(op.flops(&lower).unwrap_or(0).saturating_add(moved))?;
+    }
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
         Tensor::from_bytes(o.dtype, &o.shape, bytes).map_err(|e| EvalError(e.to_string()))
     };

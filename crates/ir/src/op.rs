@@ -354,8 +354,9 @@ pub trait Op: Any + Debug + Send + Sync {
         0
     }
 
-    /// For profiles: multiplications and additions of an operator that is made of products, two for each pair of
-    /// numbers. Asked with operands that [`Op::lower`] took.
+    /// For profiles, and for what is not worth its time: multiplications and additions of an operator that reads its operands
+    /// again and again (products, windows), two for each pair of numbers. `None`: its work grows with the sizes of operands and
+    /// results alone. Asked with operands that [`Op::lower`] took.
     fn flops(&self, _cx: &Lower) -> Option<u64> {
         None
     }

@@ -4,6 +4,7 @@
 //! spelled out.
 
 use crate::max_pool::{plan, pooled};
+use crate::shapes::products;
 use crate::volume;
 use crate::window::Window;
 use ir::{
@@ -82,6 +83,10 @@ impl Op for AveragePool {
             pool::average(&plan, include_pad, parts.input(0), parts.output(0));
             Ok(())
         }))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), self.window.kernel.iter().product())
     }
 
     fn quant(&self) -> QuantRole {

@@ -52,6 +52,11 @@ impl Op for Det {
         Ok(vec![Type { dtype: x.dtype, shape }])
     }
 
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let x = cx.optional(0)?;
+        crate::shapes::products(x.len(), *x.shape.last()?)
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let n = *cx.typed::<f32>(0)?.shape.last().ok_or("a number is no matrix")?;
         Ok(Step::new(move |io: &mut Io| {

@@ -2,8 +2,8 @@
 
 use crate::Reshape;
 use crate::reshape::reshape_as;
-use crate::shapes::list;
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
+use crate::shapes::{list, products};
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::select::strides;
 use tensor::Tensor;
 
@@ -131,6 +131,25 @@ impl Letters {
     }
 }
 
+impl Einsum {
+    /// The axes of the loop, those of the result, then those that are summed over, and their sizes.
+    fn axes(&self, operands: &[&Operand]) -> Result<(Terms, Vec<Label>, Vec<usize>), String> {
+        let terms = self.terms(&operands.iter().map(|o| o.shape.len()).collect::<Vec<_>>())?;
+        let mut axes = terms.out.clone();
+        for label in terms.ins.iter().flatten() {
+            if !axes.contains(label) {
+                axes.push(*label);
+            }
+        }
+        let size = |label: &Label| {
+            let all = operands.iter().zip(&terms.ins).flat_map(|(o, t)| o.shape.iter().zip(t));
+            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
+        };
+        let sizes = axes.iter().map(size).collect();
+        Ok((terms, axes, sizes))
+    }
+}
+
 impl Op for Einsum {
     fn name(&self) -> &str {
         "Einsum"
@@ -232,21 +251,16 @@ impl Op for Einsum {
         Some(())
     }
 
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let operands = cx.ins.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()?;
+        let (_, _, sizes) = self.axes(&operands).ok()?;
+        let all = sizes.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
+        products(all.unwrap_or(usize::MAX / 2), operands.len())
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let operands = (0..cx.ins.len()).map(|i| cx.typed::<f32>(i)).collect::<Result<Vec<_>, _>>()?;
-        let terms = self.terms(&operands.iter().map(|o| o.shape.len()).collect::<Vec<_>>())?;
-        // The axes of the loop: those of the result, then those that are summed over.
-        let mut axes = terms.out.clone();
-        for label in terms.ins.iter().flatten() {
-            if !axes.contains(label) {
-                axes.push(*label);
-            }
-        }
-        let size = |label: &Label| {
-            let all = operands.iter().zip(&terms.ins).flat_map(|(o, t)| o.shape.iter().zip(t));
-            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
-        };
-        let sizes: Vec<usize> = axes.iter().map(size).collect();
+        let (terms, axes, sizes) = self.axes(&operands)?;
         let steps: Vec<Vec<usize>> = operands
             .iter()
             .zip(&terms.ins)
@@ -259,7 +273,7 @@ impl Op for Einsum {
                 axes.iter().map(along).collect()
             })
             .collect();
-        let summed: usize = sizes[terms.out.len()..].iter().product();
+        let summed = tensor::element_count(&sizes[terms.out.len()..]).ok_or("a sum has too many terms")?;
         Ok(Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let y: &mut [f32] = parts.output(0);

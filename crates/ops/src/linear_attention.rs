@@ -164,6 +164,11 @@ impl Op for LinearAttention {
         ])
     }
 
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let plan = self.plan(cx).ok()?;
+        crate::shapes::products(plan.batch * plan.length * plan.q_heads, 2 * plan.keys * plan.values)
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let plan = self.plan(cx)?;
         let scale = if self.scale == 0.0 { 1.0 / (plan.keys as f32).sqrt() } else { self.scale };

@@ -102,6 +102,11 @@ impl Op for LRN {
             Ok(())
         }))
     }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let x = cx.optional(0)?;
+        crate::shapes::products(x.len(), self.size.min(channels(x).0))
+    }
 }
 
 /// `LRNGrad(dy, x)`: with `s` what the power is taken of,
@@ -156,6 +161,11 @@ impl Op for LRNGrad {
             Ok(())
         };
         Ok(Step::new(run).workspace::<f32>(2 * channels))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let x = cx.optional(1)?;
+        crate::shapes::products(x.len(), self.0.size.min(channels(x).0))
     }
 }
 

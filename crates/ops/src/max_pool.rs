@@ -3,7 +3,7 @@
 //! Opset 8 added the second result, 10 dilations and `ceil_mode`. The kernels take one and two spatial axes; more are
 //! spelled out.
 
-use crate::shapes::gradient_of;
+use crate::shapes::{gradient_of, products};
 use crate::volume;
 use crate::window::{Window, rounding};
 use ir::{
@@ -124,6 +124,10 @@ impl Op for MaxPool {
             Ok(())
         });
         Ok(step.workspace::<i32>(plan.output_len()))
+    }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        products(cx.outs[0].len(), self.window.kernel.iter().product())
     }
 
     fn quant(&self) -> QuantRole {

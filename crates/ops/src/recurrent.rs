@@ -225,6 +225,13 @@ const X: usize = 0;
 const LENGTHS: usize = 4;
 const INITIAL: usize = 5;
 
+/// Operations of a sequence in operand `at`, `(.., width)`, with the weights that follow it, which every step reads.
+pub(crate) fn flops(cx: &Lower, at: usize) -> Option<u64> {
+    let [x, w, r] = [cx.optional(at)?, cx.optional(at + 1)?, cx.optional(at + 2)?];
+    let steps = x.len() / x.shape.last().copied().unwrap_or(1).max(1);
+    crate::shapes::products(steps, w.len() + r.len())
+}
+
 /// The way through all sequences of a batch: where everything lies.
 struct Walk {
     form: Recurrence,
@@ -404,6 +411,10 @@ impl Op for RecurrentGrad {
         self.wrt.iter().map(|&i| cx.float(OPERANDS + i).cloned()).collect()
     }
 
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        flops(cx, OPERANDS)
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         for i in (0..OPERANDS).filter(|&i| cx.optional(i).is_some()) {
             cx.typed::<f32>(i)?;
@@ -527,6 +538,10 @@ macro_rules! operator {
 
             fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
                 self.form.lower(crate::cell::Cell::$cell, cx)
+            }
+
+            fn flops(&self, cx: &ir::Lower) -> Option<u64> {
+                crate::recurrent::flops(cx, 0)
             }
 
             /// Weights and biases; of an LSTM the peepholes too.

@@ -170,6 +170,11 @@ impl Op for RoiAlign {
         Ok(vec![Type { dtype: x.dtype, shape }])
     }
 
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let samples = if self.samples == 0 { MOST_SAMPLES } else { self.samples.min(MOST_SAMPLES) };
+        crate::shapes::products(cx.outs[0].len(), 4 * samples * samples)
+    }
+
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let &[batch, channels, height, width] = &cx.typed::<f32>(0)?.shape[..] else {
             return Err("images should have the shape (N, C, H, W)".into());

@@ -125,7 +125,7 @@ pub(crate) fn list(values: &[i64]) -> Tensor {
 
 /// Operations of `count` sums of `inner` products each.
 pub(crate) fn products(count: usize, inner: usize) -> Option<u64> {
-    Some(2 * count as u64 * inner as u64)
+    Some((2 * count as u64).saturating_mul(inner as u64))
 }
 
 /// Operations of a convolution that makes `y` (or takes it, as a gradient) with the weight `w`, `(O, I, kernel...)`.

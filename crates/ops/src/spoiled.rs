@@ -5,7 +5,7 @@
 use crate::gradients::{Case, DRAWN};
 use crate::testing::Draw;
 use crate::{Ops, operators};
-use ir::{Attrs, Parse, Registry};
+use ir::{Attrs, Budget, Parse, Registry};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tensor::{DType, Tensor};
 
@@ -27,8 +27,8 @@ const DTYPES: [DType; 15] = [
     DType::U4,
 ];
 
-/// Larger results are not computed.
-const LIMIT: usize = 1 << 16;
+/// What takes longer is not computed.
+const BUDGET: Budget = Budget { elements: 1 << 16, work: 1 << 24 };
 
 /// A tensor of any type; small integers, so that they may be sizes and axes.
 fn any(d: &mut Draw, shape: &[usize]) -> Tensor {
@@ -93,7 +93,7 @@ fn evaluate(domain: &str, name: &str, case: Option<Case>, seed: u64) {
         ins[slot] = Some(value);
     }
     let ins: Vec<Option<&Tensor>> = ins.iter().map(Option::as_ref).collect();
-    drop(ir::eval_within(&*parsed.op, &ins, outs, LIMIT));
+    drop(ir::eval_within(&*parsed.op, &ins, outs, &mut BUDGET.clone()));
 }
 
 #[test]

@@ -12,13 +12,18 @@
 //! their quantized form, not work to be saved.
 
 use crate::pass::{Pass, Report, operations};
-use ir::{Dim, Graph, GraphError, Node, NodeId, Type, ValueId};
-use ops::{DequantizeLinear, FakeQuant, Gather, Shape, Slice};
+use ir::{Budget, Dim, Graph, GraphError, Node, NodeId, Type, ValueId};
+use ops::{DequantizeLinear, FakeQuant, Gather, NonMaxSuppression, Shape, Slice};
 use std::collections::HashMap;
 use tensor::Tensor;
 
 /// Results above this size are not stored, so that folding an `Expand` cannot blow up the file.
 const LIMIT: usize = 16 << 20;
+
+/// Work for which constants are evaluated in any graph, and for each element of its constants: weights go through several
+/// operations, but what takes much longer than to read them is done as the graph runs.
+const WORK: u64 = 1 << 28;
+const WORK_PER_ELEMENT: u64 = 64;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +35,9 @@ impl Pass for FoldConstants {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let constants = graph.nodes().into_iter().filter_map(|id| graph.tensor(id.into()));
+        let elements: u64 = constants.map(|t| t.len() as u64).sum();
+        let mut budget = Budget { elements: LIMIT, work: WORK + WORK_PER_ELEMENT * elements };
         for id in operations(graph)? {
             let node = graph.node(id);
             if node.is::<DequantizeLinear>().is_some()
@@ -40,7 +48,7 @@ impl Pass for FoldConstants {
             }
             // A constant shape is one even when the tensor is not.
             let known = graph.known(id).or_else(|| known_sizes(graph, id));
-            let folded = known.or_else(|| evaluate_node(graph, id.into()));
+            let folded = known.or_else(|| evaluate_node(graph, id.into(), &mut budget));
             if let Some(value) = folded {
                 let label = graph.node(id).label();
                 let name = graph.value(id.into()).name.clone();
@@ -76,7 +84,7 @@ fn known_sizes(graph: &Graph, id: NodeId) -> Option<Tensor> {
 }
 
 /// The result of an operation whose operands are all constant; `None` when they are not, or it cannot be computed.
-fn evaluate_node(graph: &Graph, v: ValueId) -> Option<Tensor> {
+fn evaluate_node(graph: &Graph, v: ValueId, budget: &mut Budget) -> Option<Tensor> {
     let node = graph.node(v.node);
     let ins: Vec<Option<&Tensor>> = node
         .ins
@@ -86,19 +94,21 @@ fn evaluate_node(graph: &Graph, v: ValueId) -> Option<Tensor> {
     if node.ins.is_empty() {
         return None;
     }
-    compute(node, &ins, LIMIT)?.into_iter().nth(v.out as usize)
+    compute(node, &ins, budget)?.into_iter().nth(v.out as usize)
 }
 
-/// The results of an operation, of at most `limit` elements each. A loop over constants may be long: none is run.
-fn compute(node: &Node, ins: &[Option<&Tensor>], limit: usize) -> Option<Vec<Tensor>> {
-    let op = node.op().filter(|op| !op.has_subgraphs())?;
-    ir::eval_within(op, ins, node.outs.len(), limit).ok()
+/// The results of an operation, within the budget. A loop over constants may be long: none is run, and nothing of which only
+/// the values say how large it is.
+fn compute(node: &Node, ins: &[Option<&Tensor>], budget: &mut Budget) -> Option<Vec<Tensor>> {
+    let op = node.op().filter(|op| !op.has_subgraphs() && op.is::<NonMaxSuppression>().is_none())?;
+    ir::eval_within(op, ins, node.outs.len(), budget).ok()
 }
 
 /// The value of anything that depends on constants and variables alone, computed without changing the graph; `None` also
-/// where something on the way is much larger than what it is made from.
+/// where something on the way is much larger than these, or takes much longer.
 pub(crate) fn evaluate(graph: &Graph, v: ValueId) -> Option<Tensor> {
     let mut known: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
+    let mut budget = Budget { elements: LIMIT, work: WORK / 16 };
     let mut todo = vec![v.node];
     while let Some(&id) = todo.last() {
         if known.contains_key(&id) {
@@ -113,14 +123,17 @@ pub(crate) fn evaluate(graph: &Graph, v: ValueId) -> Option<Tensor> {
         }
         todo.pop();
         let values = match graph.tensor(id.into()) {
-            Some(t) => vec![t.clone()],
+            Some(t) => {
+                budget.work += WORK_PER_ELEMENT * t.len() as u64;
+                budget.elements = budget.elements.max(t.len());
+                vec![t.clone()]
+            }
             None => {
                 let operand = |v: &ValueId| known.get(&v.node)?.get(v.out as usize);
                 let ins =
                     node.ins.iter().map(|v| v.as_ref().map(operand).map_or(Some(None), |t| t.map(Some)));
                 let ins = ins.collect::<Option<Vec<_>>>()?;
-                let largest = ins.iter().flatten().map(|t| t.len()).max();
-                compute(node, &ins, LIMIT.max(largest.unwrap_or(0)))?
+                compute(node, &ins, &mut budget)?
             }
         };
         known.insert(id, values);
