@@ -58,7 +58,7 @@ impl ArraySamples {
         if array.is_empty() || array.shape().is_empty() {
             return Err(Error::Empty { place, shape: array.shape().to_vec() });
         }
-        if !(array.dtype() == DType::Bool || NUMBERS.contains(&array.dtype())) {
+        if matches!(array.dtype(), DType::BF16 | DType::I4 | DType::U4) {
             let fix = "convert it to float32";
             return Err(Error::ElementType { place, found: array.dtype(), input: spec.name.clone(), fix });
         }
@@ -190,21 +190,6 @@ impl ArraySamples {
         None
     }
 }
-
-/// Element types that are read, but for `Bool`.
-const NUMBERS: [DType; 11] = [
-    DType::F32,
-    DType::F64,
-    DType::F16,
-    DType::I8,
-    DType::U8,
-    DType::I16,
-    DType::U16,
-    DType::I32,
-    DType::U32,
-    DType::I64,
-    DType::U64,
-];
 
 /// The shape in which samples of shape `stored` are delivered to a model input of shape `want` (batch first), and
 /// whether they are turned from channels-last; `None` when they do not fit.

@@ -9,6 +9,15 @@ use tensor::Tensor;
 #[error("{0}")]
 pub struct EvalError(pub String);
 
+/// An operator that computes its results itself; only running it tells how large they are and how long that takes.
+pub trait Evaluate {
+    /// The results on these operands.
+    ///
+    /// # Errors
+    /// When the operands do not fit, or something within a sub-graph cannot be evaluated.
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String>;
+}
+
 /// Zeroed memory aligned for every element type.
 fn aligned(bytes: usize) -> Result<Vec<u64>, EvalError> {
     tensor::check_room(bytes).map_err(|e| EvalError(e.to_string()))?;
@@ -47,6 +56,10 @@ impl Budget {
     /// Whatever it costs.
     pub const UNLIMITED: Budget = Budget { elements: usize::MAX, work: u64::MAX };
 
+    fn is_unlimited(&self) -> bool {
+        self.work == u64::MAX
+    }
+
     fn spend(&mut self, work: u64) -> Result<(), EvalError> {
         let left = self.work.checked_sub(work);
         self.work = left.ok_or_else(|| EvalError("it takes more work than it is worth".into()))?;
@@ -54,18 +67,22 @@ impl Budget {
     }
 }
 
-/// As [`eval`], within a budget, from which the work is taken; an operator that evaluates itself is not held to it.
+/// As [`eval`], within a budget, from which the work is taken.
 ///
 /// # Errors
-/// As [`eval`], and when the budget does not suffice, for a part that the operator is composed of neither.
+/// As [`eval`], and when the budget does not suffice, for the operator or a part that it is composed of. None does for
+/// [`Op::evaluator`], of which nobody knows the cost.
 pub fn eval_within(
     op: &dyn Op,
     ins: &[Option<&Tensor>],
     outs: usize,
     budget: &mut Budget,
 ) -> Result<Vec<Tensor>, EvalError> {
-    if let Some(results) = op.evaluate(ins) {
-        return results.map_err(EvalError);
+    if let Some(evaluator) = op.evaluator() {
+        return match budget.is_unlimited() {
+            true => evaluator.evaluate(ins).map_err(EvalError),
+            false => Err(EvalError("only running it tells what it costs".into())),
+        };
     }
     let types: Vec<Option<Type>> =
         ins.iter().map(|t| t.map(|t| Type::new(t.dtype(), t.shape().iter().copied()))).collect();
@@ -110,7 +127,7 @@ pub fn eval_within(
             .collect::<Result<_, _>>()?,
     };
     let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
-    if budget.work != u64::MAX {
+    if !budget.is_unlimited() {
         let moved = lower.ins.iter().flatten().chain(&lower.outs).map(|o| o.len() as u64).sum::<u64>();
         budget.spend(op.flops(&lower).unwrap_or(0).saturating_add(moved))?;
     }

@@ -16,7 +16,7 @@ mod widen;
 
 pub use autodiff::{StandIns, Vjp, gradients, gradients_with};
 pub use compose::{Compose, eval_composed, spell_out};
-pub use eval::{Budget, EvalError, eval, eval_within};
+pub use eval::{Budget, EvalError, Evaluate, eval, eval_within};
 pub use graph::{Graph, GraphError, Kind, Node, NodeId, Output, Role, Update, Value, ValueId};
 pub use lower::{Io, Layout, Layouts, Lower, Operand, Pair, Parts, Run, Step};
 pub use op::{Arg, Attr, Attrs, Infer, OnnxForm, Op, Opaque, Parse, Parsed, QuantRole, Registry};

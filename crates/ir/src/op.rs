@@ -1,6 +1,6 @@
 //! The contract of an operator. This crate names none: it asks.
 
-use crate::{Compose, Layouts, Lower, Step, Subgraph, Type, ValueId, Vjp};
+use crate::{Compose, Evaluate, Layouts, Lower, Step, Subgraph, Type, ValueId, Vjp};
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Debug;
@@ -343,9 +343,9 @@ pub trait Op: Any + Debug + Send + Sync {
         Err(format!("the executor has no kernel for {}", self.name()))
     }
 
-    /// The results on these operands, from operators that no kernel can be bound for: those that run sub-graphs, and those
-    /// whose values decide how large the result is. `None`: [`Op::lower`] does it.
-    fn evaluate(&self, _ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+    /// An operator that no kernel can be bound for: one that runs sub-graphs, or whose values decide how large the result is.
+    /// `None`: [`Op::lower`] does it.
+    fn evaluator(&self) -> Option<&dyn Evaluate> {
         None
     }
 

@@ -1,7 +1,7 @@
 //! `If` (ONNX 1 to 25): one of two sub-graphs.
 
 use crate::shapes::untouched;
-use ir::{Attr, Attrs, Infer, Op, Parse, Parsed, Subgraph, Type};
+use ir::{Attr, Attrs, Evaluate, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
 
 /// `If(cond, captured...)`: the results of one sub-graph where `cond`, a bool of one element, is true, of the other where it is
@@ -63,9 +63,15 @@ impl Op for If {
         Ok(a.iter().zip(&b).map(|(a, b)| a.common(b)).collect())
     }
 
-    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+    fn evaluator(&self) -> Option<&dyn Evaluate> {
+        Some(self)
+    }
+}
+
+impl Evaluate for If {
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         let captured = ins.iter().skip(1).flatten().map(|&t| t.clone());
-        let cond = ins.first().copied().flatten().ok_or_else(|| "the condition is missing".to_string());
-        Some(cond.and_then(|cond| self.branch(cond)?.run(captured)))
+        let cond = ins.first().copied().flatten().ok_or("the condition is missing")?;
+        self.branch(cond)?.run(captured)
     }
 }

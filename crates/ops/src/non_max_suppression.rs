@@ -1,6 +1,6 @@
 //! `NonMaxSuppression` (ONNX 10, 11): of boxes that overlap, the one with the best score.
 
-use ir::{Attrs, Dim, Infer, Op, Parse, Parsed, Type};
+use ir::{Attrs, Dim, Evaluate, Infer, Op, Parse, Parsed, Type};
 use tensor::{DType, Tensor};
 
 /// `NonMaxSuppression(boxes, scores, most?, overlap?, score?)`: `boxes` f32 `(batch, n, 4)`, two corners each, `scores`
@@ -98,13 +98,19 @@ impl Op for NonMaxSuppression {
         Ok(vec![Type { dtype: Some(DType::I64), shape: Some(vec![Dim::Unknown, Dim::Fixed(3)]) }])
     }
 
-    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+    fn evaluator(&self) -> Option<&dyn Evaluate> {
+        Some(self)
+    }
+}
+
+impl Evaluate for NonMaxSuppression {
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         let input = |i: usize| ins.get(i).copied().flatten();
         let (Some(boxes), Some(scores)) = (input(0), input(1)) else {
-            return Some(Err("boxes or scores are missing".into()));
+            return Err("boxes or scores are missing".into());
         };
-        let found = self.found(boxes, scores, [2, 3, 4].map(input));
-        Some(found.map(|found| vec![Tensor::new(&[found.len(), 3], found.into_flattened())]))
+        let found = self.found(boxes, scores, [2, 3, 4].map(input))?;
+        Ok(vec![Tensor::new(&[found.len(), 3], found.into_flattened())])
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::Gather;
 use crate::loop_op::stacked;
 use crate::shapes::{axis, untouched};
-use ir::{Attr, Attrs, Dim, Infer, Op, Parse, Parsed, Subgraph, Type};
+use ir::{Attr, Attrs, Dim, Evaluate, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
 
 /// One sequence: the axis of its steps, and whether they go from the last to the first.
@@ -215,14 +215,20 @@ impl Op for Scan {
         Ok(states)
     }
 
-    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, String>> {
+    fn evaluator(&self) -> Option<&dyn Evaluate> {
+        Some(self)
+    }
+}
+
+impl Evaluate for Scan {
+    fn evaluate(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         if self.batched {
-            return Some(self.run_batched(ins));
+            return self.run_batched(ins);
         }
         let operands: Vec<Tensor> = ins.iter().flatten().map(|&t| t.clone()).collect();
         if operands.len() != self.body.formals() + self.body.captured {
-            return Some(Err("an operand is missing".into()));
+            return Err("an operand is missing".into());
         }
-        Some(self.run(&operands))
+        self.run(&operands)
     }
 }

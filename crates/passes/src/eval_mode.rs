@@ -36,7 +36,6 @@ impl Pass for EvalMode {
                 report.done(self.name(), label, "keeps everything");
                 continue;
             }
-            let node = graph.node(id);
             let Some(op) = node.is::<BatchNormalization>().filter(|op| op.training).copied() else {
                 continue;
             };

@@ -12,8 +12,8 @@
 //! their quantized form, not work to be saved.
 
 use crate::pass::{Pass, Report, operations};
-use ir::{Budget, Dim, Graph, GraphError, Node, NodeId, Type, ValueId};
-use ops::{DequantizeLinear, FakeQuant, Gather, NonMaxSuppression, Shape, Slice};
+use ir::{Budget, Dim, Graph, GraphError, NodeId, Type, ValueId};
+use ops::{DequantizeLinear, FakeQuant, Gather, Shape, Slice};
 use std::collections::HashMap;
 use tensor::Tensor;
 
@@ -94,14 +94,7 @@ fn evaluate_node(graph: &Graph, v: ValueId, budget: &mut Budget) -> Option<Tenso
     if node.ins.is_empty() {
         return None;
     }
-    compute(node, &ins, budget)?.into_iter().nth(v.out as usize)
-}
-
-/// The results of an operation, within the budget. A loop over constants may be long: none is run, and nothing of which only
-/// the values say how large it is.
-fn compute(node: &Node, ins: &[Option<&Tensor>], budget: &mut Budget) -> Option<Vec<Tensor>> {
-    let op = node.op().filter(|op| !op.has_subgraphs() && op.is::<NonMaxSuppression>().is_none())?;
-    ir::eval_within(op, ins, node.outs.len(), budget).ok()
+    ir::eval_within(node.op()?, &ins, node.outs.len(), budget).ok()?.into_iter().nth(v.out as usize)
 }
 
 /// The value of anything that depends on constants and variables alone, computed without changing the graph; `None` also
@@ -133,7 +126,7 @@ pub(crate) fn evaluate(graph: &Graph, v: ValueId) -> Option<Tensor> {
                 let ins =
                     node.ins.iter().map(|v| v.as_ref().map(operand).map_or(Some(None), |t| t.map(Some)));
                 let ins = ins.collect::<Option<Vec<_>>>()?;
-                compute(node, &ins, &mut budget)?
+                ir::eval_within(node.op()?, &ins, node.outs.len(), &mut budget).ok()?
             }
         };
         known.insert(id, values);

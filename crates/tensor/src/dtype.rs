@@ -43,6 +43,11 @@ const TABLE: &[(DType, i32, &str, usize)] = &[
 ];
 
 impl DType {
+    /// Every type, in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = DType> {
+        TABLE.iter().map(|r| r.0)
+    }
+
     fn row(self) -> &'static (DType, i32, &'static str, usize) {
         TABLE.iter().find(|r| r.0 == self).unwrap_or(&TABLE[0])
     }
