@@ -30,13 +30,19 @@ pub fn infer(bytes: &[u8], size: usize) {
 /// Reads a model and takes it the ways that a user can: quantized without data; quantized for training, a step of training,
 /// frozen, written, and compiled for evaluation.
 pub fn compile(bytes: &[u8]) {
-    let Some((graph, meta)) = load(bytes) else { return };
+    if let Some((graph, meta)) = load(bytes) {
+        compile_graph(graph, &meta);
+    }
+}
+
+/// [`compile`], once it is read.
+pub fn compile_graph(graph: Graph, meta: &onnx::Meta) {
     let config = QuantConfig::default();
     let mut weights = graph.clone();
     if passes::normalize(&mut weights, Normalize { fold_batch_norm: true }).is_ok()
         && passes::quantize_weights(&mut weights, &config).is_ok()
     {
-        let _ = onnx::export(&weights, &meta, None).map(|(model, _)| model.encode_to_vec());
+        let _ = onnx::export(&weights, meta, None).map(|(model, _)| model.encode_to_vec());
     }
     let mut graph = graph;
     if passes::normalize(&mut graph, Normalize { fold_batch_norm: false }).is_err()
@@ -45,10 +51,14 @@ pub fn compile(bytes: &[u8]) {
         return;
     }
     let groups = [ParamGroup::weights(Optimizer::MOMENTUM, Schedule::constant(0.1), 0.0)];
-    let _ = training_step(&graph, 2, &[], &StepConfig::new(&groups));
+    if let Ok(step) = training_step(&graph, 2, &[], &StepConfig::new(&groups)) {
+        drop(exec::Program::compile(&step.graph));
+    }
     if passes::convert(&mut graph).is_ok() {
-        let _ = onnx::export(&graph, &meta, None).map(|(model, _)| model.encode_to_vec());
-        let _ = passes::evaluation().run(&mut graph);
+        let _ = onnx::export(&graph, meta, None).map(|(model, _)| model.encode_to_vec());
+        if passes::evaluation().run(&mut graph).is_ok() && graph.bind(|_, _| Some(2)).is_ok() {
+            drop(exec::Program::compile(&graph));
+        }
     }
 }
 

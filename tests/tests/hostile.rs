@@ -133,8 +133,8 @@ fn lists_of_sizes_that_are_longer_than_any_rank() {
 #[test]
 fn weights_of_many_channels_without_elements() {
     let bytes = file(
-        "net (float[N,0] x) => (float[N,2147483647] y)
-         <float[0,2147483647] w = {}>
+        "net (float[N,0] x) => (float[N,16777216] y)
+         <float[0,16777216] w = {}>
          { y = MatMul (x, w) }",
     );
     within(&bytes, hostile::compile);
@@ -283,4 +283,101 @@ fn constants_that_take_long() {
         ));
         within(&bytes, hostile::compile);
     }
+}
+
+/// Sizes beside one of 0, and lists that operators make for their own use: none is made as long as a file says.
+#[test]
+fn tables_as_long_as_sizes_say() {
+    let typed = [
+        ("float[1,1,46000,8] x", "y = Attention <is_causal=1> (x, x, x)"),
+        ("float[1,1,1048576,1048576] x", "y = LpPool <kernel_shape=[2, 2]> (x)"),
+        ("float[1,1,65536,1,1] x", "y = Conv <pads=[65536, 0, 0, 65536, 0, 0]> (x, deep)"),
+        ("float[1,1,4096,1,1] x", "y = ConvTranspose <strides=[4096, 1, 1]> (x, deep)"),
+        ("float[1,65536,1] x", "y = Col2Im (x, wide, wide)"),
+        ("float[0,2147483647,1,1] x", "y = Attention (x, x, x)"),
+        ("float[0,1099511627776] x", "y = Unique <axis=1> (x)"),
+        ("float[0,1] x", "y = Pad (x, pads)"),
+        ("float[1,1] x", "y = Pad (x, pads)"),
+        ("float[1,2,3] x", "y = AffineGrid (x, image)"),
+        ("float[1073741824,1,1] x", "y = MatMul (x, x)"),
+    ];
+    for (input, operation) in typed {
+        let text = format!(
+            "net ({input}) => (float y)
+             <float[1,1,1,1,1] one = {{1.0}}, int64[5] sizes = {{1, 1, 65536, 1, 1}}, int64[1] wide = {{65536}},
+              int64[4] pads = {{0, 0, 0, 137438953472}}, int64[4] image = {{1, 1, 46340, 46340}}>
+             {{
+               deep = Expand (one, sizes)
+               {operation}
+             }}"
+        );
+        // Some are refused as soon as their shapes are asked for.
+        within(text.as_bytes(), |_| match ir::text::parse(&text, &Ops) {
+            Ok(graph) => hostile::compile_graph(graph, &onnx::Meta::default()),
+            Err(e) => assert!(e.to_string().contains("more elements than any memory holds"), "{e}"),
+        });
+    }
+}
+
+/// Loops in loops, each of which makes a value longer that the next one carries.
+#[test]
+fn loops_within_loops() {
+    use onnx::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto};
+    let value = |name: String| ValueInfoProto { name: Some(name), ..Default::default() };
+    let node = |op: &str, ins: Vec<String>, outs: Vec<String>| NodeProto {
+        op_type: Some(op.into()),
+        input: ins,
+        output: outs,
+        ..Default::default()
+    };
+    let mut model =
+        onnx::proto::ModelProto::decode(&file("net (float[2] x) => (float y) { y = Relu (x) }")[..]).unwrap();
+    let mut inner: Option<GraphProto> = None;
+    for level in 0..24 {
+        let name = |what: &str, i: usize| format!("{what}{i}_{level}");
+        let mut nodes = vec![node("Concat", vec![name("c", 0); 2], vec![name("n", 0)])];
+        nodes[0].attribute = vec![AttributeProto {
+            name: Some("axis".into()),
+            r#type: Some(attribute_proto::AttributeType::Int as i32),
+            i: Some(0),
+            ..Default::default()
+        }];
+        nodes.extend((1..8).map(|i| node("Identity", vec![name("c", i - 1)], vec![name("n", i)])));
+        if let Some(body) = inner.take() {
+            let ins = ["".to_string(), "".to_string()].into_iter().chain((0..8).map(|i| name("c", i)));
+            let mut inside = node("Loop", ins.collect(), (0..8).map(|i| name("i", i)).collect());
+            inside.attribute = vec![AttributeProto {
+                name: Some("body".into()),
+                r#type: Some(attribute_proto::AttributeType::Graph as i32),
+                g: Some(body),
+                ..Default::default()
+            }];
+            nodes.push(inside);
+        }
+        nodes.push(node("Identity", vec![name("cond", 0)], vec![name("again", 0)]));
+        inner = Some(GraphProto {
+            node: nodes,
+            input: [name("round", 0), name("cond", 0)]
+                .into_iter()
+                .chain((0..8).map(|i| name("c", i)))
+                .map(value)
+                .collect(),
+            output: [name("again", 0)].into_iter().chain((0..8).map(|i| name("n", i))).map(value).collect(),
+            ..Default::default()
+        });
+    }
+    let graph = model.graph.as_mut().unwrap();
+    let ins = ["".to_string(), "".to_string()].into_iter().chain((0..8).map(|_| "x".to_string()));
+    let mut outermost = node("Loop", ins.collect(), (0..8).map(|i| format!("o{i}")).collect());
+    outermost.attribute = vec![AttributeProto {
+        name: Some("body".into()),
+        r#type: Some(attribute_proto::AttributeType::Graph as i32),
+        g: inner,
+        ..Default::default()
+    }];
+    graph.node.push(outermost);
+    let bytes = model.encode_to_vec();
+    assert!(hostile::load(&bytes).is_some());
+    within(&bytes, |b| hostile::infer(b, 2));
+    within(&bytes, hostile::compile);
 }

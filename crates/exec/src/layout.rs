@@ -25,9 +25,12 @@ pub(crate) fn choose(want: Layouts, ins: &[Option<Seen>], outs: &[Seen]) -> (Vec
         Layouts::Same { ins: i, outs: o } => (i, o, agree(i, ins, outs)),
     };
     let rank3 = |shape: &[usize]| shape.len() >= 3;
-    let ins =
-        ins.iter().enumerate().map(|(i, s)| pick(on && bit(in_mask, i) && s.is_some_and(|s| rank3(s.shape))));
-    let outs = outs.iter().enumerate().map(|(i, s)| pick(on && bit(out_mask, i) && rank3(s.shape)));
+    let ins = ins
+        .iter()
+        .enumerate()
+        .map(|(i, s)| pick(on && Layouts::names(in_mask, i) && s.is_some_and(|s| rank3(s.shape))));
+    let outs =
+        outs.iter().enumerate().map(|(i, s)| pick(on && Layouts::names(out_mask, i) && rank3(s.shape)));
     (ins.collect(), outs.collect())
 }
 
@@ -36,16 +39,12 @@ fn agree(mask: u32, ins: &[Option<Seen>], outs: &[Seen]) -> bool {
     let mut matter: Vec<&[usize]> = Vec::new();
     let mut last = false;
     for (i, s) in ins.iter().enumerate() {
-        let Some(s) = s.as_ref().filter(|s| bit(mask, i) && !neutral(s.shape)) else { continue };
+        let Some(s) = s.as_ref().filter(|s| Layouts::names(mask, i) && !neutral(s.shape)) else { continue };
         matter.push(s.shape);
         last |= s.layout == Some(Layout::ChannelsLast);
     }
     matter.extend(outs.iter().map(|s| s.shape).filter(|s| !neutral(s)));
     last && matter.windows(2).all(|w| w[0] == w[1])
-}
-
-fn bit(mask: u32, i: usize) -> bool {
-    mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1
 }
 
 /// Whether each broadcast operand can be read as if it were channels-last: it has one element, or the full rank and

@@ -275,6 +275,9 @@ impl Compiler<'_> {
         }
 
         let lower = Lower { ins, outs };
+        // Kernels have tables of their operands' and results' sizes.
+        let bytes = lower.ins.iter().flatten().chain(&lower.outs).map(|o| o.dtype.bytes(o.len())).sum();
+        tensor::check_room(bytes).map_err(|_| Error::Memory { bytes })?;
         let Ok(step) = ir::lower(op, &lower) else { return Ok(false) };
         let mut operands = Vec::with_capacity(node.ins.len());
         for (v, &l) in node.ins.iter().zip(&in_layouts) {

@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation, graph to graph: gradients are ordinary nodes, so that passes, the planner and
 //! snapshots see forward, backward and update alike.
 
-use crate::{Compose, Graph, GraphError, Kind, NodeId, Op, Type, ValueId};
+use crate::{Budget, Compose, Graph, GraphError, Kind, NodeId, Op, Type, ValueId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tensor::{DType, Tensor};
@@ -89,6 +89,11 @@ impl Vjp<'_> {
         self.emit.add_multi(op, ins, outs)
     }
 
+    /// [`Compose::claim`].
+    pub fn claim(&mut self, elements: usize) -> Option<()> {
+        self.emit.claim(elements)
+    }
+
     /// Adds a constant for the rule's own use.
     pub fn constant_value(&mut self, value: Tensor) -> ValueId {
         self.emit.constant_value(value)
@@ -151,6 +156,7 @@ pub fn gradients_with(
 
     let one = Tensor::new(&loss_ty.dims().unwrap_or_default(), vec![1f32]);
     let seed = graph.add_const("d_loss", one);
+    let mut budget = Budget::TABLES;
     let mut grads: BTreeMap<ValueId, ValueId> = BTreeMap::from([(loss, seed)]);
     for &id in order.iter().rev() {
         let node = graph.node(id);
@@ -165,7 +171,7 @@ pub fn gradients_with(
         let (op, ins, label) = (op.clone(), node.ins.clone(), node.label());
         let d_ins = vec![None; ins.len()];
         let (name, origin) = (format!("grad_{}", node.name), node.origin.clone());
-        let emit = Compose::new(graph, ins.to_vec(), outs, name, origin);
+        let emit = Compose::new(graph, ins.to_vec(), outs, name, origin, &mut budget);
         let mut cx = Vjp { emit, stand_ins, node: id, d_outs, wanted, d_ins };
         let done = op.vjp(&mut cx);
         let d_ins = cx.d_ins;

@@ -12,19 +12,22 @@ pub struct Compose<'g> {
     outs: usize,
     name: String,
     origin: String,
+    budget: &'g mut Budget,
     error: Option<GraphError>,
 }
 
 impl<'g> Compose<'g> {
-    /// On these operands, for `outs` results. What is added is named `name` and stems from the user's node `origin`.
+    /// On these operands, for `outs` results. What is added is named `name` and stems from the user's node `origin`; its
+    /// tables are held to `budget`.
     pub(crate) fn new(
         graph: &'g mut Graph,
         ins: Vec<Option<ValueId>>,
         outs: usize,
         name: String,
         origin: String,
+        budget: &'g mut Budget,
     ) -> Compose<'g> {
-        Compose { graph, ins, outs, name, origin, error: None }
+        Compose { graph, ins, outs, name, origin, budget, error: None }
     }
 
     /// The first operation whose operands did not fit: a mistake of the rule.
@@ -85,6 +88,12 @@ impl<'g> Compose<'g> {
         }
     }
 
+    /// Asks whether the rule may make a table of so many elements, in front of making it. `None`: it is too large.
+    pub fn claim(&mut self, elements: usize) -> Option<()> {
+        let most = self.budget.elements.min(Budget::TABLES.elements);
+        if elements <= most { self.budget.spend(elements as u64) } else { None }
+    }
+
     /// Adds a constant for the rule's own use.
     pub fn constant_value(&mut self, value: Tensor) -> ValueId {
         let name = format!("{}_const", self.name);
@@ -112,6 +121,7 @@ impl<'g> Compose<'g> {
 /// When a composition does not fit the operands: names the node.
 pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<Vec<String>, GraphError> {
     let mut done = Vec::new();
+    let mut budget = Budget::TABLES;
     let mut todo = graph.order()?;
     todo.reverse();
     while let Some(id) = todo.pop() {
@@ -123,7 +133,7 @@ pub fn spell_out(graph: &mut Graph, which: impl Fn(&dyn Op) -> bool) -> Result<V
         let label = node.label();
         let (ins, outs) = (node.ins.to_vec(), node.outs.len());
         let (name, origin, then) = (node.name.clone(), node.origin.clone(), graph.now());
-        let composed = Compose::new(graph, ins, outs, name, origin);
+        let composed = Compose::new(graph, ins, outs, name, origin, &mut budget);
         let results = composed.of(&*op).map_err(|what| GraphError { place: label.clone(), what })?;
         let Some(results) = results else { continue };
         graph.substitute(id, &results, then)?;
@@ -147,7 +157,7 @@ pub fn eval_composed(
     let mut graph = Graph::new("composition");
     let ins = ins.iter().map(|x| x.map(|x| graph.add_const("x", x.clone()))).collect();
     let name = op.name().to_string();
-    let Some(results) = Compose::new(&mut graph, ins, outs, name.clone(), name).of(op)? else {
+    let Some(results) = Compose::new(&mut graph, ins, outs, name.clone(), name, budget).of(op)? else {
         return Ok(None);
     };
     let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();

@@ -56,14 +56,19 @@ impl Budget {
     /// Whatever it costs.
     pub const UNLIMITED: Budget = Budget { elements: usize::MAX, work: u64::MAX };
 
+    /// For the constants that compositions and gradients in a graph make for their own use.
+    pub const TABLES: Budget = Budget { elements: 1 << 26, work: 1 << 27 };
+
     fn is_unlimited(&self) -> bool {
         self.work == u64::MAX
     }
 
-    fn spend(&mut self, work: u64) -> Result<(), EvalError> {
-        let left = self.work.checked_sub(work);
-        self.work = left.ok_or_else(|| EvalError("it takes more work than it is worth".into()))?;
-        Ok(())
+    /// Takes off `work`; `None` where there is not enough of it.
+    pub(crate) fn spend(&mut self, work: u64) -> Option<()> {
+        if !self.is_unlimited() {
+            self.work = self.work.checked_sub(work)?;
+        }
+        Some(())
     }
 }
 
@@ -92,9 +97,9 @@ pub fn eval_within(
         Layouts::ChannelsLast { ins, outs } => (ins, outs),
         _ => (0, 0),
     };
-    let layout = |mask: u32, i: usize, shape: &[usize]| match mask.checked_shr(i as u32).unwrap_or(0) & 1 {
-        1 if shape.len() >= 3 => Layout::ChannelsLast,
-        _ => Layout::Plain,
+    let layout = |mask: u32, i: usize, shape: &[usize]| match Layouts::names(mask, i) && shape.len() >= 3 {
+        true => Layout::ChannelsLast,
+        false => Layout::Plain,
     };
     let operand = |ty: &Type, value: Option<Tensor>, mask: u32, i: usize| match (ty.dtype, ty.dims()) {
         (Some(dtype), Some(shape)) => {
@@ -103,7 +108,14 @@ pub fn eval_within(
         }
         _ => Err(EvalError(format!("the result type {ty} is not fully known"))),
     };
-    let out_types = op.infer(&Infer::new(&args, outs)).map_err(EvalError)?;
+    let uncountable = |ty: &Type| EvalError(format!("a tensor {ty} has more elements than any memory holds"));
+    let out_types = match types.iter().flatten().find(|ty| !ty.is_countable()) {
+        Some(ty) => return Err(uncountable(ty)),
+        None => op.infer(&Infer::new(&args, outs)).map_err(EvalError)?,
+    };
+    if let Some(ty) = out_types.iter().find(|ty| !ty.is_countable()) {
+        return Err(uncountable(ty));
+    }
     let most = budget.elements;
     let large = |ty: &&Type| ty.dims().is_some_and(|d| tensor::element_count(&d).is_none_or(|n| n > most));
     if let Some(ty) = out_types.iter().find(large) {
@@ -129,7 +141,8 @@ pub fn eval_within(
     let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
     if !budget.is_unlimited() {
         let moved = lower.ins.iter().flatten().chain(&lower.outs).map(|o| o.len() as u64).sum::<u64>();
-        budget.spend(op.flops(&lower).unwrap_or(0).saturating_add(moved))?;
+        let spent = budget.spend(op.flops(&lower).unwrap_or(0).saturating_add(moved));
+        spent.ok_or_else(|| EvalError("it takes more work than it is worth".into()))?;
     }
     let tensor = |o: &Operand, bytes: bytes::Bytes| {
         Tensor::from_bytes(o.dtype, &o.shape, bytes).map_err(|e| EvalError(e.to_string()))

@@ -36,6 +36,13 @@ pub enum Layouts {
     },
 }
 
+impl Layouts {
+    /// Whether a mask names slot `i`. One with every bit set also names those behind its bits.
+    pub fn names(mask: u32, i: usize) -> bool {
+        mask == u32::MAX || mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1
+    }
+}
+
 /// A concrete operand or result.
 #[derive(Clone, Debug)]
 pub struct Operand {

@@ -90,13 +90,15 @@ impl Type {
     }
 
     /// Whether the known sizes describe a tensor that could exist: at most [`Type::MAX_RANK`] dimensions, and 2^48 elements, so
-    /// that products of sizes, and of sizes and element widths, never overflow. Sizes of 0 do not excuse the others.
+    /// that products of sizes, and of sizes and element widths, never overflow. Sizes of 0 do not excuse the others, of which
+    /// there may be tables: 2^24 is their most.
     pub fn is_countable(&self) -> bool {
         if self.rank() > Some(Type::MAX_RANK) {
             return false;
         }
-        let fixed = self.shape.iter().flatten().filter_map(Dim::fixed);
-        fixed.map(|n| n.max(1)).try_fold(1usize, usize::checked_mul).is_some_and(|n| n <= 1 << 48)
+        let fixed = || self.shape.iter().flatten().filter_map(Dim::fixed);
+        let most = if fixed().any(|n| n == 0) { 1 << 24 } else { 1 << 48 };
+        fixed().map(|n| n.max(1)).try_fold(1usize, usize::checked_mul).is_some_and(|n| n <= most)
     }
 
     /// `false` only when no tensor can have both types.

@@ -42,7 +42,7 @@ pub struct Sampling {
 }
 
 /// An element that a position sees along one axis, with its weight and how that grows with the coordinate.
-type Tap = (Option<usize>, f32, f32);
+type Tap = (usize, f32, f32);
 
 /// An element that a position sees, with its weight and how that grows with each coordinate of the grid.
 struct Corner {
@@ -122,8 +122,8 @@ impl Sampling {
             Outside::Reflection => Some((reflect(at, low, high).0.max(0.0) as usize).min(n - 1)),
         };
         let (first, t) = (x.floor(), x - x.floor());
-        match self.between {
-            Between::Nearest => vec![(place(x.trunc()), 1.0, 0.0)],
+        let taps = match self.between {
+            Between::Nearest => vec![(place(x.trunc()), 1.0f32, 0.0f32)],
             Between::Linear => {
                 vec![(place(first), 1.0 - t, -slope), (place(first + 1.0), t, slope)]
             }
@@ -131,7 +131,27 @@ impl Sampling {
                 let weights = cubic(t).into_iter().enumerate();
                 weights.map(|(i, (w, d))| (place(first - 1.0 + i as f32), w, d * slope)).collect()
             }
+        };
+        // Those of one place as one: there are not more than places.
+        let mut merged: Vec<Tap> = Vec::with_capacity(taps.len());
+        for (at, weight, slope) in taps {
+            match (at, merged.iter_mut().find(|tap| Some(tap.0) == at)) {
+                (None, _) => {}
+                (Some(_), Some(tap)) => (tap.1, tap.2) = (tap.1 + weight, tap.2 + slope),
+                (Some(at), None) => merged.push((at, weight, slope)),
+            }
         }
+        merged
+    }
+
+    /// The most elements that a position sees.
+    pub fn most_corners(&self) -> u64 {
+        let taps = match self.between {
+            Between::Nearest => 1,
+            Between::Linear => 2,
+            Between::Cubic => 4,
+        };
+        self.image.iter().map(|&n| n.min(taps) as u64).fold(1, u64::saturating_mul)
     }
 
     /// What a position sees, with slopes where they are asked for. Its coordinates come in the reverse order of the axes.
@@ -145,7 +165,6 @@ impl Sampling {
             let mut next = Vec::with_capacity(corners.len() * taps.len());
             for corner in &corners {
                 for &(at, weight, slope) in &taps {
-                    let Some(at) = at else { continue };
                     let slopes = corner.slopes.iter().enumerate();
                     let slopes = slopes.map(|(i, s)| s * if i == coordinate { slope } else { weight });
                     next.push(Corner {

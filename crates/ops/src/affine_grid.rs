@@ -4,6 +4,7 @@ use crate::parts::{resized, transpose};
 use crate::shapes::integers;
 use crate::{MatMul, parts, unary};
 use ir::{Attrs, Compose, Dim, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
+use tensor::element_count;
 
 /// `AffineGrid(theta, size)`: `theta` float `(N, d, d + 1)` maps the positions of an image whose shape, `(N, C, spatial...)` of
 /// two or three spatial axes, `size` names; the result is `(N, spatial..., d)`, the last axis of the image first.
@@ -79,7 +80,8 @@ impl Op for AffineGrid {
         let theta = cx.input(0)?;
         let size = cx.constant(cx.input(1)?)?.to_i64();
         let image = spatial(&size).ok()?;
-        let points = image.iter().try_fold(1usize, |n, &m| n.checked_mul(m)).filter(|n| *n < 1 << 31)?;
+        let points = element_count(&image)?;
+        cx.claim(points.checked_mul(image.len() + 1)?)?;
         // Each position with a one behind it, the last axis first.
         let mut positions = Vec::with_capacity(points * (image.len() + 1));
         for i in 0..points {

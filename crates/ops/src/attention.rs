@@ -174,9 +174,7 @@ impl Attention {
         };
         if let Some((low, high)) = self.window() {
             let (queries, keys) = (fixed(lengths[0])?, fixed(lengths[1])?);
-            if queries.checked_mul(keys)? > 1 << 31 {
-                return None;
-            }
+            cx.claim(usize::try_from(queries.checked_mul(keys)?).ok()?)?;
             // How far each key lies behind the place of each query.
             let behind = |first: i64| (0..queries).flat_map(move |i| (0..keys).map(move |j| first + i - j));
             let shape = [queries as usize, keys as usize];
@@ -204,8 +202,9 @@ impl Attention {
             add(cx, term.0, term.1)?;
         }
         if let Some(counts) = counts {
-            let places: Vec<i64> = (0..fixed(lengths[1])?).collect();
-            let places = cx.constant_value(shapes::list(&places));
+            let keys = lengths[1].fixed()?;
+            cx.claim(keys)?;
+            let places = cx.constant_value(shapes::list(&(0..keys as i64).collect::<Vec<_>>()));
             let there = cx.add(Less, &[places, counts])?;
             let term = cx.add(Where, &[there, zero, never])?;
             add(cx, term, true)?;
@@ -314,8 +313,8 @@ impl Op for Attention {
         }
         let (present_key, present_value) = (k, v);
         if q_heads != kv_heads {
-            let shared: Vec<i64> = (0..q_heads).map(|h| (h / (q_heads / kv_heads)) as i64).collect();
-            k = gather(cx, k, 1, &[q_heads], shared.clone())?;
+            let shared = |h: usize| h / (q_heads / kv_heads);
+            k = gather(cx, k, 1, &[q_heads], shared)?;
             v = gather(cx, v, 1, &[q_heads], shared)?;
         }
         // Half of the scale for each factor, as the operator's definition has it.

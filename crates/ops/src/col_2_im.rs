@@ -109,8 +109,7 @@ impl Op for Col2Im {
                 let o = Some(from / axis.stride).filter(|&o| from % axis.stride == 0 && o < axis.output);
                 o.map(|o| k * axis.output + o)
             };
-            let entries = (0..axis.input).flat_map(|at| (0..axis.kernel).map(move |k| (at, k)));
-            let entries = entries.map(|(at, k)| entry(at, k).unwrap_or(pairs) as i64).collect();
+            let entries = |i: usize| entry(i / axis.kernel, i % axis.kernel).unwrap_or(pairs);
             x = gather(cx, x, 3, &[axis.input, axis.kernel], entries)?;
             let last = cx.constant_value(list(&[4]));
             x = cx.add(ReduceSum { form: Form { keep_dims: false, noop: false } }, &[x, last])?;

@@ -113,7 +113,7 @@ impl Op for Concat {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{Draw, check_gradient, eval};
+    use crate::testing::{Draw, check_gradient, eval, run};
     use ir::Arg;
     use tensor::{DType, Tensor};
 
@@ -127,6 +127,17 @@ mod tests {
         assert_eq!(e, "int64[2,2] does not continue int64[2,1] along axis 0");
         assert!(eval(&Concat { axis: 2 }, &[&a, &b]).unwrap_err().contains("axis 2"));
         assert!(eval(&Concat { axis: 0 }, &[&a, &Tensor::scalar(1i64)]).is_err());
+    }
+
+    /// More than a mask of layouts has bits.
+    #[test]
+    fn many_operands() {
+        let mut draw = Draw::new(1);
+        let operands: Vec<Tensor> = (0..40).map(|i| draw.tensor(&[2, 1 + i % 3, 2, 3], -1.0, 1.0)).collect();
+        let ins: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
+        let y = run(&Concat { axis: 1 }, &ins, 1).unwrap().remove(0).to_f32();
+        let first: Vec<f32> = operands.iter().flat_map(|t| t.to_f32()[..t.len() / 2].to_vec()).collect();
+        assert_eq!(y[..y.len() / 2], first);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `ConstantOfShape` (ONNX 9, 20, 21): a tensor of one value.
 
-use crate::shapes::{by_width, integers, listed};
-use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
+use crate::shapes::{by_width, integers, list, listed};
+use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
 use tensor::Tensor;
 
 /// `ConstantOfShape(shape)`: `shape` i64.
@@ -24,6 +24,13 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
         Some(Attr::Tensor(value)) if value.len() == 1 => Ok(ConstantOfShape { value: value.clone() }.into()),
         Some(other) => Err(format!("attribute value should be a tensor of one element, but is {other:?}")),
     }
+}
+
+/// Zeros of f32 as large as `like`, for gradients that are there in a few places.
+pub(crate) fn zeros_as(cx: &mut Vjp, like: ValueId) -> Option<ValueId> {
+    let shape: Vec<i64> = cx.dims(like)?.iter().map(|&n| n as i64).collect();
+    let shape = cx.constant_value(list(&shape));
+    cx.add(ConstantOfShape::default(), &[shape])
 }
 
 impl Op for ConstantOfShape {
@@ -69,7 +76,6 @@ impl Op for ConstantOfShape {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::shapes::list;
     use crate::testing::eval;
 
     #[test]

@@ -2,11 +2,12 @@
 //! its own factor (Zhu et al. 2019, arXiv 1811.11168).
 
 use crate::conv::{kernel_sizes, parse_group, ranks};
-use crate::parts::{floats, reshape, resized, transpose};
+use crate::parts::{cast, floats, reshape, resized, transpose};
 use crate::window::Window;
 use crate::{Add, GridSample, MatMul, Mul, unary};
 use ir::{Attrs, Compose, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
 use kernels::conv::Rounding;
+use tensor::{DType, element_count};
 
 /// `DeformConv(x, w, offset, bias?, mask?)`: `x` float `(N, C, H, W)`, `w` `(O, C / group, kh, kw)`, `offset`
 /// `(N, offset_group kh kw 2, oh, ow)`: how far down and to the right each tap is moved, `mask`
@@ -71,7 +72,6 @@ impl Op for DeformConv {
     /// The values at all taps by `GridSample`, then one product of matrices.
     fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
         let [x, w, offset] = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
-        let dtype = cx.ty(x).dtype?;
         let (xs, ws) = (cx.dims(x)?, cx.dims(w)?);
         let (&[n, channels, height, width], &[outputs, inputs, kh, kw]) = (&xs[..], &ws[..]) else {
             return None;
@@ -79,7 +79,7 @@ impl Op for DeformConv {
         let axis = |i: usize| self.window.axis(i, 2, xs[2 + i], ws[2 + i], Rounding::Floor).ok();
         let (down, right) = (axis(0)?, axis(1)?);
         let (oh, ow, taps, groups) = (down.output, right.output, kh * kw, self.offset_group);
-        [taps, oh, ow].iter().try_fold(2usize, |n, &m| n.checked_mul(m)).filter(|n| *n < 1 << 31)?;
+        cx.claim(element_count(&[taps, 2, oh, ow])?)?;
         // Where each tap would lie, and then its place between -1 and 1: `(2 x + 1) / size - 1`.
         let place = |at: usize, tap: usize, a: &kernels::window::Axis| {
             (at * a.stride + tap * a.dilation) as f64 - a.pad_begin as f64
@@ -89,17 +89,20 @@ impl Op for DeformConv {
             places.extend((0..oh * ow).map(|i| place(i / ow, ky, &down)));
             places.extend((0..oh * ow).map(|i| place(i % ow, kx, &right)));
         }
+        // In 16 bits, places between -1 and 1 would lie between the elements.
+        let dtype = cx.ty(x).dtype.filter(|d| d.bits() > 16).unwrap_or(DType::F32);
         let places = floats(dtype, &[taps, 2, oh * ow], &places)?;
         let sizes = [height as f64, width as f64];
         let factor = floats(dtype, &[2, 1], &sizes.map(|n| 2.0 / n))?;
         let shift = floats(dtype, &[2, 1], &sizes.map(|n| 1.0 / n - 1.0))?;
         let [places, factor, shift] = [places, factor, shift].map(|t| cx.constant_value(t));
+        let offset = cast(cx, offset, dtype)?;
         let offset = resized(cx, offset, &[n * groups, taps, 2, oh * ow])?;
         let grid = cx.add(Add, &[offset, places])?;
         let grid = cx.add(Mul, &[grid, factor])?;
         let grid = cx.add(Add, &[grid, shift])?;
         // `GridSample` names the last axis first.
-        let grid = crate::parts::gather(cx, grid, 2, &[2], vec![1, 0])?;
+        let grid = crate::parts::gather(cx, grid, 2, &[2], |i| 1 - i)?;
         let grid = transpose(cx, grid, &[0, 1, 3, 2])?;
         let images = resized(cx, x, &[n * groups, channels / groups, height, width])?;
         let mut values = cx.add(GridSample::default(), &[images, grid])?;

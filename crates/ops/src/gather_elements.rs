@@ -1,11 +1,11 @@
 //! `GatherElements` (ONNX 11, 13): single elements by index.
 
 use crate::ScatterElements;
+use crate::constant_of_shape::zeros_as;
 use crate::scatter::{Join, index, position};
 use crate::shapes::{axis, by_width};
 use ir::{Attrs, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::strides;
-use tensor::Tensor;
 
 /// `GatherElements(data, indices)`: the result has the shape of `indices` (i64; below 0 from the end), which replace the
 /// coordinate along `axis`: `y[i][j] = data[indices[i][j]][j]` along axis 0.
@@ -36,8 +36,7 @@ impl Op for GatherElements {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let zeros = cx.dims(cx.input(0)?)?;
-        let zeros = cx.constant_value(Tensor::zeros(tensor::DType::F32, &zeros));
+        let zeros = zeros_as(cx, cx.input(0)?)?;
         let op = ScatterElements { axis: self.axis, reduction: Join::Add };
         let (indices, dy) = (cx.input(1)?, cx.d_output(0)?);
         let d = cx.add(op, &[zeros, indices, dy])?;
@@ -83,6 +82,7 @@ pub(crate) fn check_elements(data: &Type, indices: &Type, along: i64) -> Result<
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
+    use tensor::Tensor;
 
     #[test]
     fn values() {

@@ -1,11 +1,12 @@
 //! `GatherND` (ONNX 11, 12, 13): slices by the index of their place.
 
+use crate::constant_of_shape::zeros_as;
 use crate::scatter::{Join, index};
 use crate::shapes::by_width;
 use crate::{Concat, ScatterND};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::strides;
-use tensor::{DType, Tensor};
+use tensor::Tensor;
 
 /// `GatherND(data, indices)`: the last axis of `indices` (i64; below 0 from the end) holds the coordinates of an element,
 /// or of a slice where they are fewer than the axes of `data`. The first `batch_dims` axes of both go together.
@@ -57,14 +58,14 @@ impl Op for GatherND {
 
     /// Scatters to the same places, whose coordinates begin with those in the batch.
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let zeros = cx.dims(cx.input(0)?)?;
-        let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
+        let zeros = zeros_as(cx, cx.input(0)?)?;
         let (mut indices, dy) = (cx.input(1)?, cx.d_output(0)?);
         if self.batch_dims > 0 {
             let mut shape = cx.dims(indices)?;
             *shape.last_mut()? = self.batch_dims;
             let steps = strides(&shape[..shape.len() - 1]);
             let rows: usize = shape[..shape.len() - 1].iter().product();
+            cx.claim(rows.checked_mul(self.batch_dims)?)?;
             let place = |row: usize| (0..self.batch_dims).map(move |i| (i, row));
             let coordinate = |(i, row): (usize, usize)| (row / steps[i] % shape[i]) as i64;
             let batch: Vec<i64> = (0..rows).flat_map(place).map(coordinate).collect();

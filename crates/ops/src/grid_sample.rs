@@ -145,6 +145,11 @@ impl Op for GridSample {
             Ok(())
         }))
     }
+
+    fn flops(&self, cx: &Lower) -> Option<u64> {
+        let plan = self.plan(&cx.optional(0)?.shape, &cx.optional(1)?.shape).ok()?;
+        Some(plan.most_corners().saturating_mul(2 * cx.outs[0].len() as u64))
+    }
 }
 
 /// `GridSampleGrad(dy, x, grid)`: the gradients of the images and of the positions.
@@ -210,6 +215,19 @@ mod tests {
         assert_eq!(ALL.map(|p| at(Between::Linear, p, 2.0)), [0.0, 3.0, 1.5]);
         assert!(ALL.iter().all(|&p| at(Between::Cubic, p, f32::NAN).is_finite()));
         assert!(ALL.iter().all(|&p| at(Between::Linear, p, f32::INFINITY).is_finite()));
+    }
+
+    /// Every neighbour is the one element that there is.
+    #[test]
+    fn axes_of_one_element() {
+        let axes = 30;
+        let shape: Vec<usize> = vec![1; axes + 2];
+        let grid: Vec<usize> = vec![1; axes + 1].into_iter().chain([axes]).collect();
+        let (x, grid) = (Tensor::new(&shape, vec![3f32]), Draw::new(1).tensor(&grid, -1.0, 1.0));
+        for mode in [Between::Linear, Between::Cubic] {
+            let op = GridSample { mode, padding: Outside::Border, ..GridSample::default() };
+            assert!((eval(&op, &[&x, &grid]).unwrap().to_f32()[0] - 3.0).abs() < 1e-4);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `Loop` (ONNX 1 to 25): a sub-graph, again and again.
 
-use crate::Concat;
 use crate::shapes::untouched;
+use crate::{Concat, Scan};
 use ir::{Attr, Attrs, Dim, Evaluate, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::{DType, Tensor};
 
@@ -19,7 +19,7 @@ pub struct Loop {
 
 /// Reads the operator, where its sub-graph could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let Some(body) = cx.attrs.subgraph("body").filter(|b| b.formals() >= 2).cloned() else {
+    let Some(body) = cx.attrs.subgraph("body").filter(|b| b.formals() >= 2 && !is_deep(b)).cloned() else {
         return Ok(untouched("Loop", cx));
     };
     let (carried, results) = (body.formals() - 2, body.graph.outputs().len());
@@ -36,25 +36,60 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(Loop { body }.into())
 }
 
+/// Types of a body's results once every round is possible, where results `first..` are the values `carried` of the next round.
+pub(crate) fn settled(
+    mut carried: Vec<Type>,
+    first: usize,
+    body: impl Fn(&[Type]) -> Result<Vec<Type>, String>,
+) -> Result<Vec<Type>, String> {
+    for _ in 0..2 {
+        let results = body(&carried)?;
+        let next: Vec<Type> = carried.iter().zip(&results[first..]).map(|(a, b)| a.common(b)).collect();
+        if next == carried {
+            return Ok(results);
+        }
+        carried = next;
+    }
+    // What changed may change all others, one more in each round: these are not followed.
+    carried.iter_mut().for_each(|ty| ty.shape = None);
+    let results = body(&carried)?;
+    match carried.iter().zip(&results[first..]).find(|(a, b)| a.common(b) != **a) {
+        Some((before, after)) => Err(format!("the body makes {after} of {before}, which it carries on")),
+        None => Ok(results),
+    }
+}
+
+/// More loops than this within each other are not read: what the inner ones make is found several times for each round of the
+/// outer ones.
+const NESTED: usize = 4;
+
+/// Whether loops stand in each other too deep within this sub-graph.
+pub(crate) fn is_deep(body: &Subgraph) -> bool {
+    fn loops(body: &Subgraph) -> usize {
+        let ops = body.graph.nodes().into_iter().filter_map(|id| body.graph.node(id).op());
+        let within = ops.filter(|op| op.has_subgraphs()).map(|op| {
+            let own = usize::from(op.is::<Loop>().is_some() || op.is::<Scan>().is_some());
+            let bodies = op.attrs();
+            let inner = bodies.iter().filter_map(|(_, attr)| match attr {
+                Attr::Graph(body) => Some(loops(body)),
+                _ => None,
+            });
+            own + inner.max().unwrap_or(0)
+        });
+        within.max().unwrap_or(0)
+    }
+    loops(body) >= NESTED
+}
+
 impl Loop {
     fn carried(&self) -> usize {
         self.body.formals() - 2
     }
 
     /// Types of the body's results once every round is possible.
-    fn types(&self, mut carried: Vec<Type>, captured: &[Type]) -> Result<Vec<Type>, String> {
-        // Each round forgets at least one size of what changes, so this ends.
-        loop {
-            let head = [Type::new(DType::I64, [0usize; 0]), Type::of(DType::Bool)];
-            let operands: Vec<Type> =
-                head.into_iter().chain(carried.iter().cloned()).chain(captured.iter().cloned()).collect();
-            let results = self.body.infer(&operands)?;
-            let next: Vec<Type> = carried.iter().zip(&results[1..]).map(|(a, b)| a.common(b)).collect();
-            if next == carried {
-                return Ok(results);
-            }
-            carried = next;
-        }
+    fn types(&self, carried: Vec<Type>, captured: &[Type]) -> Result<Vec<Type>, String> {
+        let head = [Type::new(DType::I64, [0usize; 0]), Type::of(DType::Bool)];
+        settled(carried, 1, |carried| self.body.infer(&[&head, carried, captured].concat()))
     }
 
     /// Runs the body. `begin` says how often at most, whether at all, and with which values.

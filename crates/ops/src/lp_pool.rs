@@ -7,6 +7,7 @@ use crate::parts::number;
 use crate::window::{Window, rounding};
 use crate::{Abs, AveragePool, Mul, Pow, unary};
 use ir::{Attrs, Compose, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
+use tensor::element_count;
 
 /// `LpPool(x)`: `(sum |x|^p)^(1 / p)` over each window; `x` float `(N, C, spatial...)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,15 +73,16 @@ impl Op for LpPool {
         let pool = AveragePool { window: self.window.clone(), ceil: self.ceil, include_pad: true };
         let mean = cx.add(pool, &[powers])?;
         // A window that reaches beyond the padding is smaller.
+        let shape: Vec<usize> = cx.dims(mean)?[2..].to_vec();
+        cx.claim(element_count(&shape)?)?;
         let mut counts = vec![1.0];
         for (i, (&n, &k)) in spatial.iter().zip(&self.window.kernel).enumerate() {
             let axis = self.window.axis(i, spatial.len(), n, k, rounding(self.ceil)).ok()?;
             let padded = axis.pad_begin + n + axis.pad_end;
-            let inside = |o: usize| (0..k).filter(|t| o * axis.stride + t * axis.dilation < padded).count();
+            let inside = |o: usize| k.min(padded.saturating_sub(o * axis.stride).div_ceil(axis.dilation));
             counts =
                 counts.iter().flat_map(|c| (0..axis.output).map(move |o| c * inside(o) as f64)).collect();
         }
-        let shape: Vec<usize> = cx.dims(mean)?[2..].to_vec();
         let counts = crate::parts::floats(cx.ty(x).dtype?, &shape, &counts)?;
         let counts = cx.constant_value(counts);
         let sum = cx.add(Mul, &[mean, counts])?;

@@ -1,7 +1,7 @@
 //! `MatMul` (ONNX 1, 9, 13): matrix product with NumPy's rules for more or fewer than two axes; and its gradient
 //! `qat.MatMulGrad`. The history of the operator brings element types only.
 
-use crate::shapes::{broadcast, products};
+use crate::shapes::{broadcast, check_table, products};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::broadcast::broadcast_shape;
 use kernels::matmul::{Matrix, MatrixMut, multiply, multiply_batched};
@@ -129,6 +129,7 @@ impl Plan {
         }
         let batch = broadcast_shape(&[batch_a, batch_b]).map_err(|e| e.to_string())?;
         let count = element_count(&batch).ok_or_else(misfit)?;
+        check_table(count)?;
         // The matrix of an operand that result `i` reads: its index without the axes along which it repeats.
         let source = |dims: &[usize], mut i: usize| {
             let (mut at, mut stride) = (0, 1);

@@ -1,7 +1,7 @@
 //! `Pad` (ONNX 2, 11, 13, 18, 19, 21): extends a tensor along its axes. Before opset 11 sizes and value were attributes.
 
 use crate::reshape::reshape_as;
-use crate::shapes::{axis, by_width, integers, list};
+use crate::shapes::{axis, by_width, check_table, integers, list};
 use crate::{ReduceSum, Sub};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::{Axis, Selection, strides};
@@ -122,6 +122,7 @@ impl PadMode {
             if n == 0 && m > 0 && self != PadMode::Constant {
                 return Err(format!("an axis without elements cannot be padded by mode {}", self.name()));
             }
+            check_table(m)?;
             all.push(Axis::at((0..m as i64).map(|i| self.at(i - pads.0, n)), stride));
         }
         Ok(Selection::new(shape.iter().product(), all))

@@ -4,7 +4,7 @@ use crate::shapes::list;
 use crate::{Cast, Gather, Pad, Reshape, Slice, Transpose, Unsqueeze};
 use half::{bf16, f16};
 use ir::{Compose, ValueId};
-use tensor::{DType, Tensor};
+use tensor::{DType, Tensor, element_count};
 
 /// The numbers in the floating-point type `dtype`; `None` for another type.
 pub(crate) fn floats(dtype: DType, shape: &[usize], values: &[f64]) -> Option<Tensor> {
@@ -66,15 +66,17 @@ pub(crate) fn pad(cx: &mut Compose, x: ValueId, before: &[i64], behind: &[i64]) 
     cx.add(Pad::default(), &[x, pads])
 }
 
-/// The places of an axis that `indices` name, whose shape takes the place of the axis.
+/// The places of an axis that `index` names for each element of `shape`, which takes the place of the axis.
 pub(crate) fn gather(
     cx: &mut Compose,
     x: ValueId,
     axis: usize,
     shape: &[usize],
-    indices: Vec<i64>,
+    index: impl Fn(usize) -> usize,
 ) -> Option<ValueId> {
-    let indices = cx.constant_value(Tensor::new(shape, indices));
+    let count = element_count(shape)?;
+    cx.claim(count)?;
+    let indices = cx.constant_value(Tensor::new(shape, (0..count).map(|i| index(i) as i64).collect()));
     cx.add(Gather { axis: axis as i64 }, &[x, indices])
 }
 

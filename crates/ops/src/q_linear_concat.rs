@@ -92,13 +92,9 @@ impl Op for QLinearConcat {
         }))
     }
 
-    /// Along axis 1, the channels of images, between kernels that compute channels-last, as far as the mask reaches.
+    /// Along axis 1, the channels of images, between kernels that compute channels-last.
     fn layouts(&self) -> Layouts {
-        if self.axis == 1 && self.operands <= 10 {
-            Layouts::ChannelsLast { ins: !0, outs: 1 }
-        } else {
-            Layouts::Plain
-        }
+        if self.axis == 1 { Layouts::ChannelsLast { ins: !0, outs: 1 } } else { Layouts::Plain }
     }
 }
 

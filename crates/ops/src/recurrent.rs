@@ -136,10 +136,10 @@ impl Recurrence {
                     Err(format!("the {what} {} should have the sizes {dims:?}", cx.ty(i)?))
                 }
             };
-            let rows = cell.gates() * n;
+            let rows = n.saturating_mul(cell.gates());
             expect(1, "weight", vec![directions(), rows.into(), width.clone()])?;
             expect(2, "recurrent weight", vec![directions(), rows.into(), n.into()])?;
-            expect(3, "bias", vec![directions(), (2 * rows).into()])?;
+            expect(3, "bias", vec![directions(), rows.saturating_mul(2).into()])?;
             expect(4, "lengths", vec![batch.clone()])?;
             let state = match self.batch_first {
                 true => vec![batch.clone(), directions(), n.into()],

@@ -1,7 +1,7 @@
 //! `Scan` (ONNX 8 to 25): a sub-graph for each step of a sequence.
 
 use crate::Gather;
-use crate::loop_op::stacked;
+use crate::loop_op::{is_deep, settled, stacked};
 use crate::shapes::{axis, untouched};
 use ir::{Attr, Attrs, Dim, Evaluate, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
@@ -31,7 +31,9 @@ pub struct Scan {
 
 /// Reads the operator, where its sub-graph could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let Some(body) = cx.attrs.subgraph("body").cloned() else { return Ok(untouched("Scan", cx)) };
+    let Some(body) = cx.attrs.subgraph("body").filter(|b| !is_deep(b)).cloned() else {
+        return Ok(untouched("Scan", cx));
+    };
     let reads = usize::try_from(cx.attrs.int("num_scan_inputs", 0)?).unwrap_or(0);
     let (formals, results) = (body.formals(), body.graph.outputs().len());
     if reads == 0 || reads > formals {
@@ -193,17 +195,10 @@ impl Op for Scan {
             elements.push(element);
         }
         // A state keeps the size that it has in the end only where no step changes it.
-        let mut states = states.to_vec();
-        let results = loop {
-            let operands: Vec<Type> = states.iter().chain(&elements).chain(captured).cloned().collect();
-            let results = self.body.infer(&operands)?;
-            let next: Vec<Type> = states.iter().zip(&results).map(|(a, b)| a.common(b)).collect();
-            if next == states {
-                break results;
-            }
-            states = next;
-        };
-        let (_, made) = results.split_at(self.states());
+        let results =
+            settled(states.to_vec(), 0, |states| self.body.infer(&[states, &elements, captured].concat()))?;
+        let (last, made) = results.split_at(self.states());
+        let mut states: Vec<Type> = states.iter().zip(last).map(|(a, b)| a.common(b)).collect();
         for (sequence, ty) in self.made.iter().zip(made) {
             let mut ty = ty.clone();
             if let Some(shape) = &mut ty.shape {

@@ -1,10 +1,11 @@
 //! What the gathering and scattering operators share: positions in a tensor, how an element joins what is there, and the
 //! gradient of that.
 
+use crate::constant_of_shape::zeros_as;
 use crate::reduce_prod::Factors;
 use crate::{Cast, Div, Equal, Mul};
 use ir::{Attrs, Io, Lower, Op, Step, ValueId, Vjp};
-use tensor::{DType, Element, Tensor};
+use tensor::{DType, Element};
 
 /// How a scattered element joins the one that is there (ONNX 16, 18).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +132,7 @@ pub(crate) fn vjp<S: Op, G: Op + Copy>(
         Join::None | Join::Add => {
             let d = match join {
                 Join::None => {
-                    let zeros = cx.dims(updates)?;
-                    let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
+                    let zeros = zeros_as(cx, updates)?;
                     joined(cx, join, dy, zeros)?
                 }
                 _ => dy,

@@ -118,6 +118,15 @@ pub(crate) fn integers(cx: &Infer, i: usize) -> Result<Option<Vec<i64>>, String>
     }
 }
 
+/// Checks the length of a table with an entry for each place of an axis, or for each matrix of a batch, in front of making it.
+pub(crate) fn check_table(len: usize) -> Result<(), String> {
+    const MOST: usize = 1 << 24;
+    match len <= MOST {
+        true => Ok(()),
+        false => Err(format!("the executor makes no table of {len} entries, but of {MOST} at most")),
+    }
+}
+
 /// A list of integers as an operand: the form in which newer operator sets take what was an attribute.
 pub(crate) fn list(values: &[i64]) -> Tensor {
     Tensor::new(&[values.len()], values.to_vec())

@@ -3,11 +3,11 @@
 
 use crate::Concat;
 use crate::concat::blocks;
+use crate::constant_of_shape::zeros_as;
 use crate::shapes::{axis, by_width, integers, list};
 use ir::{Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::select::copy_blocks;
 use std::sync::Arc;
-use tensor::{DType, Tensor};
 
 /// `Split(x, sizes?)`: `sizes` i64; equal parts where they are omitted, of which the last may be smaller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,10 +93,7 @@ impl Op for Split {
         for i in 0..cx.outs() {
             parts.push(Some(match cx.d_output(i) {
                 Some(d) => d,
-                None => {
-                    let dims = cx.dims(cx.output(i))?;
-                    cx.constant_value(Tensor::zeros(DType::F32, &dims))
-                }
+                None => zeros_as(cx, cx.output(i))?,
             }));
         }
         let d = cx.add_multi(Arc::new(Concat { axis: self.axis }), &parts, 1)?[0];
@@ -138,6 +135,7 @@ mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, check_gradient_within, run};
     use ir::{Arg, Attr};
+    use tensor::{DType, Tensor};
 
     #[test]
     fn values() {
@@ -151,6 +149,14 @@ mod tests {
         assert!(run(&Split { axis: 0, parts: None }, &[Some(&x), Some(&list(&[3, -1]))], 2).is_err());
         assert!(run(&Split { axis: 0, parts: Some(0) }, &[Some(&x)], 1).is_err());
         assert!(run(&Split { axis: 2, parts: None }, &[Some(&x)], 1).is_err());
+    }
+
+    /// More than a mask of layouts has bits.
+    #[test]
+    fn many_results() {
+        let x = Draw::new(1).tensor(&[1, 40, 2, 3], -1.0, 1.0);
+        let parts = run(&Split { axis: 1, parts: Some(40) }, &[Some(&x)], 40).unwrap();
+        assert_eq!(parts.iter().flat_map(Tensor::to_f32).collect::<Vec<_>>(), x.to_f32());
     }
 
     #[test]

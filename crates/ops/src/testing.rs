@@ -143,7 +143,7 @@ fn lower(op: &dyn Op, ins: &[Option<&Tensor>], outs: usize, last: (u32, u32)) ->
         let (Some(dtype), Some(shape)) = (ty.dtype, ty.dims()) else {
             return Err(format!("the result type {ty} is not fully known"));
         };
-        let on = mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1 && shape.len() >= 3;
+        let on = Layouts::names(mask, i) && shape.len() >= 3;
         let layout = if on { Layout::ChannelsLast } else { Layout::Plain };
         Ok(Operand { dtype, shape, layout, value: value.filter(|_| !on).cloned() })
     };

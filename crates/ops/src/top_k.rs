@@ -1,12 +1,13 @@
 //! `TopK` (ONNX 1, 10, 11, 24): the largest or smallest elements along an axis, and where they are.
 
 use crate::ScatterElements;
+use crate::constant_of_shape::zeros_as;
 use crate::scatter::Join;
 use crate::shapes::{axis, integers, untouched};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use std::cmp::Ordering;
 use std::sync::Arc;
-use tensor::{DType, Element, Tensor};
+use tensor::{DType, Element};
 
 /// `TopK(x, k)`: the `k` (a constant) largest elements along an axis, in order, and their indices (i64). Of equal elements
 /// the first one comes first; NaN counts as larger than everything.
@@ -67,8 +68,7 @@ impl Op for TopK {
             0 | 1 => cx.add_multi(Arc::new(*self), &[cx.input(0), cx.input(1)], 2)?[1],
             _ => cx.output(1),
         };
-        let zeros = cx.dims(cx.input(0)?)?;
-        let zeros = cx.constant_value(Tensor::zeros(DType::F32, &zeros));
+        let zeros = zeros_as(cx, cx.input(0)?)?;
         let dy = cx.d_output(0)?;
         let d = cx.add(ScatterElements { axis: self.axis, reduction: Join::Add }, &[zeros, indices, dy])?;
         cx.set(0, d);
@@ -126,6 +126,7 @@ impl TopK {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, run};
+    use tensor::Tensor;
 
     #[test]
     fn values() {

@@ -31,11 +31,6 @@ fn part(window: &Window, axes: usize, from: usize, to: usize) -> Window {
     }
 }
 
-/// Axes `first..` of a tensor of rank `rank`, for a transposition.
-fn rest(first: usize, rank: usize) -> impl Iterator<Item = usize> {
-    first..rank
-}
-
 /// A convolution: the places of the depth that a window sees become channels.
 ///
 /// ```text
@@ -55,17 +50,16 @@ pub(crate) fn convolution(
         return None;
     };
     let axis = window.axis(0, axes, depth, kernel, Rounding::Floor).ok()?;
-    let places = (0..axis.output).flat_map(|o| (0..kernel).map(move |k| (o, k)));
-    let places: Vec<Option<usize>> = places.map(|(o, k)| seen(&axis, o, k)).collect();
-    if places.contains(&None) {
+    let corners = [(0, 0), (axis.output.saturating_sub(1), kernel.saturating_sub(1))];
+    if corners.into_iter().any(|(o, k)| seen(&axis, o, k).is_none()) {
         let mut behind = vec![0; dims.len()];
         behind[2] = 1;
         x = pad(cx, x, &vec![0; dims.len()], &behind)?;
     }
     // What lies outside is the zero behind the last place.
-    let places = places.into_iter().map(|p| p.unwrap_or(depth) as i64).collect();
+    let places = |i: usize| seen(&axis, i / kernel, i % kernel).unwrap_or(depth);
     x = gather(cx, x, 2, &[axis.output, kernel], places)?;
-    let order: Vec<usize> = [0, 2, 1, 3].into_iter().chain(rest(4, dims.len() + 1)).collect();
+    let order: Vec<usize> = [0, 2, 1, 3].into_iter().chain(4..dims.len() + 1).collect();
     x = transpose(cx, x, &order)?;
     x = resized(cx, x, &[&[batch * axis.output, channels * kernel], &dims[3..]].concat())?;
     let w = resized(cx, w, &[&[outputs, inputs * kernel], kernels].concat())?;
@@ -74,7 +68,7 @@ pub(crate) fn convolution(
     let y = cx.add_multi(conv, &ins, 1)?[0];
     let spatial = cx.dims(y)?[2..].to_vec();
     let y = resized(cx, y, &[&[batch, axis.output, outputs], &spatial[..]].concat())?;
-    let order: Vec<usize> = [0, 2, 1].into_iter().chain(rest(3, dims.len())).collect();
+    let order: Vec<usize> = [0, 2, 1].into_iter().chain(3..dims.len()).collect();
     Some(vec![transpose(cx, y, &order)?])
 }
 
@@ -103,14 +97,14 @@ pub(crate) fn transposed_convolution(
         return None;
     };
     let axes = dims.len() - 2;
-    let order: Vec<usize> = [0, 2, 1].into_iter().chain(rest(3, dims.len())).collect();
+    let order: Vec<usize> = [0, 2, 1].into_iter().chain(3..dims.len()).collect();
     let x = transpose(cx, x, &order)?;
     let x = resized(cx, x, &[&[batch * depth, channels], &dims[3..]].concat())?;
     let w = resized(cx, w, &[&[channels, outputs * kernel], kernels].concat())?;
     let y = cx.add_multi(conv(part(window, axes, 1, axes)), &[Some(x), Some(w)], 1)?[0];
     let (outputs, spatial) = (outputs * group, cx.dims(y)?[2..].to_vec());
     let y = resized(cx, y, &[&[batch, depth, outputs, kernel], &spatial[..]].concat())?;
-    let order: Vec<usize> = [0, 2, 1, 3].into_iter().chain(rest(4, dims.len() + 1)).collect();
+    let order: Vec<usize> = [0, 2, 1, 3].into_iter().chain(4..dims.len() + 1).collect();
     let y = transpose(cx, y, &order)?;
     let y = resized(cx, y, &[&[batch, outputs, depth * kernel], &spatial[..]].concat())?;
     let mut behind = vec![0; dims.len()];
@@ -121,8 +115,7 @@ pub(crate) fn transposed_convolution(
         let from = (at + axis.pad_begin).checked_sub(k * axis.dilation).filter(|t| t % axis.stride == 0)?;
         Some(from / axis.stride).filter(|&d| d < depth).map(|d| d * kernel + k)
     };
-    let givers = (0..axis.input).flat_map(|at| (0..kernel).map(move |k| (at, k)));
-    let givers = givers.map(|(at, k)| giver(at, k).unwrap_or(depth * kernel) as i64).collect();
+    let givers = |i: usize| giver(i / kernel, i % kernel).unwrap_or(depth * kernel);
     let y = gather(cx, y, 2, &[axis.input, kernel], givers)?;
     let taps = cx.constant_value(list(&[3]));
     let mut y = cx.add(ReduceSum { form: Form { keep_dims: false, noop: false } }, &[y, taps])?;
