@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
-use tensor::Tensor;
+use tensor::{DType, Tensor};
 
 /// The value of one attribute, as ONNX has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -281,6 +281,8 @@ pub struct OnnxForm {
     pub as_attrs: Vec<(usize, String)>,
     /// How many results ONNX has; those of ours behind them are not written. `None`: all.
     pub outs: Option<usize>,
+    /// How many results the node must have: with fewer, it means something else there.
+    pub fewest: usize,
 }
 
 /// One operator with its attributes: everything the compiler knows of it, in one file of the `ops` crate.
@@ -409,13 +411,29 @@ pub struct Parsed {
     pub op: Arc<dyn Op>,
     /// Inputs to add: slot and value.
     pub inputs: Vec<(usize, Tensor)>,
+    /// Floats among the inputs to add have the element type of operand 0: see [`Parsed::typed`].
+    pub like_operand: bool,
     /// Inputs that stood elsewhere in older opsets: slot in the file and slot of ours. Done before adding.
     pub moved: Vec<(usize, usize)>,
 }
 
 impl<T: Op> From<T> for Parsed {
     fn from(op: T) -> Parsed {
-        Parsed { op: Arc::new(op), inputs: Vec::new(), moved: Vec::new() }
+        Parsed { op: Arc::new(op), inputs: Vec::new(), like_operand: false, moved: Vec::new() }
+    }
+}
+
+impl Parsed {
+    /// With floats among the inputs to add rounded to the type of operand 0, where they are to have it and it is a float.
+    pub fn typed(mut self, operand: Option<DType>) -> Parsed {
+        if let Some(dtype) = operand.filter(|_| self.like_operand) {
+            for (_, value) in self.inputs.iter_mut().filter(|(_, value)| value.dtype().is_float()) {
+                if let Ok(typed) = Tensor::from_f32(dtype, value.shape(), &value.to_f32()) {
+                    *value = typed;
+                }
+            }
+        }
+        self
     }
 }
 

@@ -510,14 +510,21 @@ pub fn min_max(x: &[f32]) -> Option<(f32, f32)> {
 /// Positions of the extreme elements along the middle axis of `x`, of shape `(outer, n, inner)`; `out` has shape
 /// `(outer, inner)`.
 ///
-/// `largest` asks for `ArgMax`, else it is `ArgMin`; `last` is `select_last_index`, the choice among equals. NaN counts
-/// as more extreme than any number, as in NumPy. Where `n` is 0, the position is 0.
+/// `largest` asks for `ArgMax`, else it is `ArgMin`; `last` is `select_last_index`, the choice among equals. What
+/// has no order, NaN, counts as more extreme than any number, as in NumPy. Where `n` is 0, the position is 0.
 ///
 /// # Panics
 /// When a slice has not the length that its shape says.
-pub fn arg_extreme(largest: bool, last: bool, x: &[f32], [outer, n, inner]: [usize; 3], out: &mut [i64]) {
+pub fn arg_extreme<T: Copy + PartialOrd + Sync>(
+    largest: bool,
+    last: bool,
+    x: &[T],
+    [outer, n, inner]: [usize; 3],
+    out: &mut [i64],
+) {
     assert_eq!([x.len(), out.len()], [outer * n * inner, outer * inner]);
-    let beats = |new: f32, old: f32| match (new.is_nan(), old.is_nan()) {
+    let is_nan = |x: T| x.partial_cmp(&x).is_none();
+    let beats = |new: T, old: T| match (is_nan(new), is_nan(old)) {
         (true, true) => last,
         (true, false) => true,
         (false, true) => false,

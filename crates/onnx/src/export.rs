@@ -110,7 +110,7 @@ impl Form {
         let error = |what: String| ModelError::node(node.label(), what);
         let settled = graph.settled(id);
         let op = settled.as_deref().unwrap_or(op);
-        let OnnxForm { op_type, mut attrs, inputs, as_attrs, outs } =
+        let OnnxForm { op_type, mut attrs, inputs, as_attrs, outs, fewest } =
             op.to_onnx(opset).map_err(|what| error(format!("at opset {opset}: {what}")))?;
         let mut as_attributes = Vec::new();
         for (slot, name) in as_attrs {
@@ -130,6 +130,11 @@ impl Form {
             return Err(error(what));
         }
         let results = outs.unwrap_or(usize::MAX).min(node.outs.len());
+        if results < fewest {
+            return Err(error(format!(
+                "at opset {opset} it means something else with fewer than {fewest} results, and it has {results}"
+            )));
+        }
         let read = |out: usize| {
             let v = ValueId { node: id, out: out as u16 };
             graph.is_output(v) || !graph.consumers(v).is_empty()

@@ -293,6 +293,8 @@ impl Reader<'_> {
                     ins.resize(ins.len().max(to + 1), None);
                     ins[to] = value;
                 }
+                let first = ins.first().copied().flatten();
+                let parsed = parsed.typed(first.and_then(|v| self.graph.ty(v).dtype));
                 for (slot, tensor) in parsed.inputs {
                     ins.resize(ins.len().max(slot + 1), None);
                     ins[slot] = Some(self.graph.add_const(&format!("{base}_input{slot}"), tensor));

@@ -6,10 +6,11 @@ mod common;
 use onnx_qat_onnx as onnx;
 
 use common::*;
-use ir::{Attr, Graph, Kind, Role};
+use ir::{Attr, Graph, Infer, Kind, OnnxForm, Op, Role, Type};
 use onnx::proto::attribute_proto::AttributeType;
 use onnx::proto::*;
 use onnx::{Meta, ModelError, SaveOptions, Weights, export, import, load, save};
+use std::sync::Arc;
 use tensor::{DType, Tensor};
 
 fn read(model: &ModelProto) -> (Graph, Meta) {
@@ -158,6 +159,15 @@ fn attributes_that_became_inputs() {
     assert_eq!(file.node[0].attribute, []);
     assert_eq!(written.opset_import[0].version(), 17);
     assert_eq!(text(&read(&written).0), text(&g));
+    // They are of the type of what they bound.
+    let mut clip = node("Clip", "clip", &["x"], &["y"]);
+    clip.attribute = vec![float("max", 6.0)];
+    let mut half = graph(vec![clip], vec![], &["y"]);
+    half.input = vec![info("x", DType::F16, &[4])];
+    half.output = vec![info("y", DType::F16, &[4])];
+    let (g, meta) = read(&model(half, 10));
+    let file = export(&g, &meta, None).unwrap().0.graph.unwrap();
+    assert!(file.initializer.iter().all(|t| t.data_type() == DType::F16.onnx()));
     // A wrong attribute is reported with its node.
     let mut clip = node("Clip", "clip", &["x"], &["y"]);
     clip.attribute = vec![AttributeProto { i: Some(6), ..attribute("max", AttributeType::Int) }];
@@ -168,7 +178,7 @@ fn attributes_that_became_inputs() {
 #[test]
 fn inputs_that_are_attributes_for_us() {
     let mut g = Graph::new("g");
-    let x = g.add_input("x", ir::Type::new(DType::F32, [4usize]));
+    let x = g.add_input("x", Type::new(DType::F32, [4usize]));
     let y = g.add(Scale(2.0), &[x], "y").unwrap();
     g.add_output("y", y);
     let (written, _) = export(&g, &Meta::default(), Some(13)).unwrap();
@@ -480,10 +490,41 @@ fn local(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodePr
     NodeProto { domain: Some("local".into()), ..node(op_type, name, inputs, outputs) }
 }
 
+/// With one result alone it is another operator before opset 14.
+#[derive(Debug)]
+struct Paired;
+
+impl Op for Paired {
+    fn name(&self) -> &str {
+        "Paired"
+    }
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        let fewest = if opset < 14 { 2 } else { 1 };
+        Ok(OnnxForm { op_type: "Paired".into(), fewest, ..OnnxForm::default() })
+    }
+    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
+        Ok(vec![cx.ty(0)?.clone(); 2])
+    }
+}
+
+#[test]
+fn results_that_tell_the_meaning_must_be_there() {
+    let written = |outs: &[&str], opset| {
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", Type::of(DType::F32));
+        let id = g.add_node(Arc::new(Paired), &[Some(x)], "p", outs).unwrap();
+        g.add_output("y", id.into());
+        export(&g, &Meta::default(), Some(opset)).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!([written(&["y", "z"], 13), written(&["y"], 14)], [Ok(()), Ok(())]);
+    let message = written(&["y"], 13).unwrap_err();
+    assert!(message.contains("fewer than 2 results, and it has 1"), "{message}");
+}
+
 #[test]
 fn variables_are_written_with_their_value() {
     let mut g = Graph::new("");
-    let x = g.add_input("x", ir::Type::new(DType::F32, [4usize]));
+    let x = g.add_input("x", Type::new(DType::F32, [4usize]));
     let w = g.add_variable("w", Tensor::new(&[4], vec![1f32, 2., 3., 4.]), Role::Param("weights".into()));
     let y = g.add(Relu, &[x], "y").unwrap();
     g.add_output("y", y);

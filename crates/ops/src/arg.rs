@@ -3,7 +3,7 @@
 use crate::shapes::axis;
 use ir::{Attrs, Dim, Infer, Io, Lower, Parse, Step, Type};
 use kernels::reduce::arg_extreme;
-use tensor::DType;
+use tensor::{DType, Element};
 
 /// Defines an operator that tells where an extreme element is: its struct, its reader and its [`Op`](ir::Op).
 macro_rules! operator {
@@ -83,13 +83,21 @@ pub(crate) fn infer(cx: &Infer, along: i64, keep_dims: bool) -> Result<Vec<Type>
 }
 
 pub(crate) fn lower(cx: &Lower, along: i64, last: bool, largest: bool) -> Result<Step, String> {
-    let x = cx.typed::<f32>(0)?;
+    match cx.input(0)?.dtype {
+        DType::F64 => typed::<f64>(cx, along, last, largest),
+        DType::I64 => typed::<i64>(cx, along, last, largest),
+        _ => typed::<f32>(cx, along, last, largest),
+    }
+}
+
+fn typed<T: Element + PartialOrd>(cx: &Lower, along: i64, last: bool, largest: bool) -> Result<Step, String> {
+    let x = cx.typed::<T>(0)?;
     let axis = axis(along, x.shape.len())?;
     let (outer, inner) = (x.shape[..axis].iter().product(), x.shape[axis + 1..].iter().product());
     let sizes = [outer, x.shape[axis], inner];
     Ok(Step::new(move |io: &mut Io| {
         let mut parts = io.split();
-        arg_extreme(largest, last, parts.input(0), sizes, parts.output(0));
+        arg_extreme(largest, last, parts.input::<T>(0), sizes, parts.output(0));
         Ok(())
     }))
 }
@@ -101,6 +109,17 @@ mod tests {
     use crate::testing::eval;
     use crate::{ArgMax, ArgMin};
     use tensor::Tensor;
+
+    #[test]
+    fn wide_elements_keep_their_order() {
+        let op = ArgMax::default();
+        let close = Tensor::new(&[3], vec![1.0, 1.0 + 1e-12, 1.0]);
+        assert_eq!(eval(&op, &[&close]).unwrap().to_i64(), [1]);
+        let large = Tensor::new(&[3], vec![1i64 << 53, (1 << 53) + 1, 0]);
+        assert_eq!(eval(&op, &[&large]).unwrap().to_i64(), [1]);
+        let bytes = Tensor::new(&[3], vec![-3i8, 5, 4]);
+        assert_eq!(ir::eval(&op, &[Some(&bytes)], 1).unwrap()[0].to_i64(), [1]);
+    }
 
     #[test]
     fn positions() {

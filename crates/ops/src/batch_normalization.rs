@@ -117,7 +117,9 @@ impl Op for BatchNormalization {
         } else {
             3
         });
-        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, outs, ..ir::OnnxForm::default() })
+        // There, a node with one result is in inference mode.
+        let fewest = if self.training && opset < 14 { 2 } else { 1 };
+        Ok(ir::OnnxForm { op_type: self.name().into(), attrs, outs, fewest, ..ir::OnnxForm::default() })
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -173,18 +175,21 @@ impl Op for BatchNormalization {
         if shape.count() == 0 {
             return Err("a batch without elements has no statistics".into());
         }
-        let (running, saved) = (cx.outs.len() > 2, cx.outs.len() > 4);
+        let asked = cx.outs.len();
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
             let (own, workspace) = parts.workspace::<f32>().split_at_mut(3 * c);
             let (mean, rest) = own.split_at_mut(c);
             let (variance, inv_std) = rest.split_at_mut(c);
-            let (mean, inv_std) = if saved { (parts.output(3), parts.output(4)) } else { (mean, inv_std) };
+            let mean = if asked > 3 { parts.output(3) } else { mean };
+            let inv_std = if asked > 4 { parts.output(4) } else { inv_std };
             let stats = Statistics { mean: &mut *mean, variance: &mut *variance, inv_std };
             let [x, gamma, beta] = [0, 1, 2].map(|i| parts.input(i));
             batch_norm::forward_training(shape, x, gamma, beta, epsilon, parts.output(0), stats, workspace);
-            if running {
+            if asked > 1 {
                 batch_norm::update_running(momentum, parts.input(3), mean, parts.output(1));
+            }
+            if asked > 2 {
                 batch_norm::update_running(momentum, parts.input(4), variance, parts.output(2));
             }
             Ok(())
@@ -350,7 +355,7 @@ mod tests {
         let x = Tensor::new(&[2, 1, 2], vec![1.0f32, 3.0, 5.0, 7.0]);
         let ins = [x, vector(&[2.0]), vector(&[1.0]), vector(&[8.0]), vector(&[1.0])];
         let op = BatchNormalization { epsilon: 4.0, momentum: 0.5, training: true };
-        for outs in [1, 3, 5] {
+        for outs in 1..=5 {
             let y = run(&op, &ins.each_ref().map(Some), outs).unwrap();
             assert_eq!(y.len(), outs);
             let want =
@@ -397,6 +402,7 @@ mod tests {
         assert!(super::parse(&Parse { attrs: &spatial, opset: 7, ins: 5, outs: 1 }).is_err());
         let op = BatchNormalization { training: true, ..BatchNormalization::default() };
         assert!(op.to_onnx(13).unwrap().attrs.is_empty() && !op.to_onnx(17).unwrap().attrs.is_empty());
+        assert_eq!((op.to_onnx(13).unwrap().fewest, op.to_onnx(17).unwrap().fewest), (2, 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::shapes::{broadcast, same_dtype, sum_to};
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::broadcast::Broadcast;
-use kernels::elementwise::{Binary, Compare, Integer, Operand as Side};
+use kernels::elementwise::{Binary, Compare, Integer, Logic, Operand as Side};
 use tensor::{DType, Element};
 
 /// The shape that both operands broadcast to, of their common element type.
@@ -357,9 +357,27 @@ macro_rules! operator {
 }
 pub(crate) use operator;
 
-/// Defines a comparison: its struct, its reader and its [`Op`].
-macro_rules! comparison {
-    ($(#[$doc:meta])* pub struct $name:ident) => {
+/// As [`infer_bool`], for booleans only.
+pub(crate) fn infer_logic(cx: &Infer) -> Result<Vec<Type>, String> {
+    match cx.ty(0)?.dtype {
+        Some(d) if d != DType::Bool => Err(format!("the operands should be booleans, but are {d}")),
+        _ => infer_bool(cx),
+    }
+}
+
+/// `y = op(a, b)` on booleans, bytes 0 and 1.
+pub(crate) fn lower_logic(op: Logic, cx: &Lower) -> Result<Step, String> {
+    let plan = plan([cx.input(0)?, cx.input(1)?], &cx.outs[0])?;
+    Ok(Step::new(move |io: &mut Io| {
+        let mut parts = io.split();
+        op.forward(&plan, parts.input(0), parts.input(1), parts.output(0));
+        Ok(())
+    }))
+}
+
+/// Defines an operator whose result is truth, by how it is inferred and bound: its struct, its reader and its [`Op`].
+macro_rules! truth {
+    ($infer:ident, $lower:ident, $kernel:ident: $(#[$doc:meta])* pub struct $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name;
@@ -375,11 +393,11 @@ macro_rules! comparison {
             }
 
             fn infer(&self, cx: &ir::Infer) -> Result<Vec<ir::Type>, String> {
-                crate::binary::infer_bool(cx)
+                crate::binary::$infer(cx)
             }
 
             fn lower(&self, cx: &ir::Lower) -> Result<ir::Step, String> {
-                crate::binary::lower_compare(kernels::elementwise::Compare::$name, cx)
+                crate::binary::$lower(kernels::elementwise::$kernel::$name, cx)
             }
 
             fn layouts(&self) -> ir::Layouts {
@@ -388,7 +406,23 @@ macro_rules! comparison {
         }
     };
 }
+pub(crate) use truth;
+
+/// Defines a comparison, as [`truth`].
+macro_rules! comparison {
+    ($($definition:tt)*) => {
+        crate::binary::truth! { infer_bool, lower_compare, Compare: $($definition)* }
+    };
+}
 pub(crate) use comparison;
+
+/// Defines a function of two booleans, as [`truth`].
+macro_rules! logic {
+    ($($definition:tt)*) => {
+        crate::binary::truth! { infer_logic, lower_logic, Logic: $($definition)* }
+    };
+}
+pub(crate) use logic;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -1,5 +1,6 @@
 //! `Cast` (ONNX 6, 9, 13, 19, 21): another element type.
 
+use crate::shapes::untouched;
 use half::{bf16, f16};
 use ir::{Attr, Attrs, Infer, Io, Layout, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
 use tensor::{DType, Element};
@@ -12,12 +13,18 @@ pub struct Cast {
     pub to: DType,
 }
 
-/// Reads the operator. `saturate` concerns types of 8-bit floats, which do not occur here.
+/// The last data type that ONNX has a number for.
+const LAST: i64 = 26;
+
+/// Reads the operator, where its type is one that a tensor stores here. `saturate` concerns types of 8-bit floats, which is
+/// none of these.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     let number = cx.attrs.int("to", 0)?;
-    let to = i32::try_from(number).ok().and_then(DType::from_onnx);
-    Ok(Cast { to: to.ok_or_else(|| format!("attribute to is {number}, a data type that is not supported"))? }
-        .into())
+    match i32::try_from(number).ok().and_then(DType::from_onnx) {
+        Some(to) => Ok(Cast { to }.into()),
+        None if (1..=LAST).contains(&number) => Ok(untouched("Cast", cx)),
+        None => Err(format!("attribute to is {number}, which is no data type")),
+    }
 }
 
 /// A number on its way from one type to another, exact for all integers but the largest unsigned ones.
@@ -85,7 +92,7 @@ fn step<T: Convert, U: Convert>(truth: bool) -> Step {
     })
 }
 
-/// Calls `$f::<…, T>($args)` with the Rust type of an element type.
+/// Evaluates the expression with `$T` the Rust type of an element type.
 macro_rules! with_type {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
@@ -197,6 +204,14 @@ pub(crate) fn lower(x: &Operand, to: DType) -> Result<Step, String> {
     }
 }
 
+/// The gradient of operand 0, in its element type.
+pub(crate) fn vjp(cx: &mut Vjp) -> Option<()> {
+    let (dy, back) = (cx.d_output(0)?, cx.ty(cx.input(0)?).dtype?);
+    let d = if cx.ty(dy).dtype == Some(back) { dy } else { cx.add(Cast { to: back }, &[dy])? };
+    cx.set(0, d);
+    Some(())
+}
+
 impl Op for Cast {
     fn name(&self) -> &str {
         "Cast"
@@ -211,10 +226,7 @@ impl Op for Cast {
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
-        let (dy, back) = (cx.d_output(0)?, cx.ty(cx.input(0)?).dtype?);
-        let d = if cx.ty(dy).dtype == Some(back) { dy } else { cx.add(Cast { to: back }, &[dy])? };
-        cx.set(0, d);
-        Some(())
+        vjp(cx)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
@@ -253,6 +265,15 @@ mod tests {
         assert!(eval(&Cast { to: DType::U4 }, &[&cast(&small, DType::I4)]).unwrap_err().contains("packed"));
         let attrs = Attrs::new().with("to", Attr::Int(99));
         assert!(parse(&Parse { attrs: &attrs, opset: 13, ins: 1, outs: 1 }).unwrap_err().contains("99"));
+    }
+
+    #[test]
+    fn types_that_are_not_stored_are_carried_through() {
+        for number in [8, 17] {
+            let attrs = Attrs::new().with("to", Attr::Int(number));
+            let parsed = parse(&Parse { attrs: &attrs, opset: 19, ins: 1, outs: 1 }).unwrap();
+            assert_eq!(parsed.op.is::<ir::Opaque>().unwrap().attrs, attrs);
+        }
     }
 
     #[test]

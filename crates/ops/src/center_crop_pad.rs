@@ -3,7 +3,7 @@
 use crate::parts::{pad, slice};
 use crate::shapes::{axis, integers};
 use crate::unary;
-use ir::{Attr, Attrs, Compose, Dim, Infer, OnnxForm, Op, Parse, Parsed, QuantRole, Type, ValueId};
+use ir::{Attr, Attrs, Compose, Dim, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
 
 /// `CenterCropPad(x, shape)`: `shape` integers, a size for each of `axes`. An odd element is cut off, or added, at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,10 +78,6 @@ impl Op for CenterCropPad {
             }
         }
         Some(vec![pad(cx, x, &before, &behind)?])
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Float
     }
 }
 

@@ -1,6 +1,6 @@
 //! `qat.ChannelSum`: sums over every axis but the channel axis 1, the gradient of a bias that is added per channel.
 
-use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
+use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::reduce;
 
 /// `ChannelSum(x)`: f32 `(N, C, ...)` to `(C)`.
@@ -19,10 +19,6 @@ impl Op for ChannelSum {
 
     fn domain(&self) -> &str {
         "qat"
-    }
-
-    fn attrs(&self) -> Attrs {
-        Attrs::new()
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -78,7 +78,7 @@ impl ClassLoss {
         Ok(Type { dtype: scores.dtype, shape })
     }
 
-    /// Checks that operand `at` is the gradient of the loss of [`ClassLoss::infer`].
+    /// Checks that operand 0 is the gradient of the loss of [`ClassLoss::infer`].
     pub(crate) fn infer_grad(self, cx: &Infer) -> Result<Type, String> {
         let (d_loss, loss) = (cx.float(0)?, self.infer(cx, 1)?);
         if !d_loss.agrees(&loss) {

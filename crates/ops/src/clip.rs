@@ -18,7 +18,7 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
         .into_iter()
         .filter(|(_, bound, none)| bound != none)
         .map(|(slot, bound, _)| (slot, Tensor::scalar(bound)));
-    Ok(Parsed { inputs: inputs.collect(), ..Clip.into() })
+    Ok(Parsed { inputs: inputs.collect(), like_operand: true, ..Clip.into() })
 }
 
 /// Reads the gradient: it has no attributes.
@@ -163,6 +163,8 @@ mod tests {
         let attrs = Attrs::new().with_float("min", 0.0, f32::MIN).with_float("max", f32::MAX, 0.0);
         let parsed = parse(&Parse { attrs: &attrs, opset: 6, ins: 1, outs: 1 }).unwrap();
         assert_eq!(parsed.inputs, [(1, Tensor::scalar(0f32))]);
+        let half = parsed.typed(Some(DType::F16));
+        assert_eq!(half.inputs, [(1, Tensor::from_f32(DType::F16, &[], &[0.0]).unwrap())]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub struct Compress {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let given = cx.attrs.iter().any(|(name, _)| name == "axis");
-    Ok(Compress { axis: if given { Some(cx.attrs.int("axis", 0)?) } else { None } }.into())
+    let axis = cx.attrs.get("axis").map(|_| cx.attrs.int("axis", 0)).transpose()?;
+    Ok(Compress { axis }.into())
 }
 
 impl Op for Compress {

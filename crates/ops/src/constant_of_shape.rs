@@ -1,6 +1,6 @@
 //! `ConstantOfShape` (ONNX 9, 20, 21): a tensor of one value.
 
-use crate::shapes::{by_width, integers, list, listed};
+use crate::shapes::{by_width, integers, list, listed, untouched};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, ValueId, Vjp};
 use tensor::Tensor;
 
@@ -17,11 +17,12 @@ impl Default for ConstantOfShape {
     }
 }
 
-/// Reads the operator.
+/// Reads the operator, where its value could be read.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     match cx.attrs.get("value") {
         None => Ok(ConstantOfShape::default().into()),
         Some(Attr::Tensor(value)) if value.len() == 1 => Ok(ConstantOfShape { value: value.clone() }.into()),
+        Some(Attr::Raw(_)) => Ok(untouched("ConstantOfShape", cx)),
         Some(other) => Err(format!("attribute value should be a tensor of one element, but is {other:?}")),
     }
 }
@@ -89,5 +90,11 @@ mod tests {
                 .unwrap_err()
                 .contains("too large")
         );
+    }
+    #[test]
+    fn a_value_that_is_not_read_is_carried_through() {
+        let attrs = Attrs::new().with("value", Attr::Raw(Default::default()));
+        let parsed = parse(&Parse { attrs: &attrs, opset: 21, ins: 1, outs: 1 }).unwrap();
+        assert!(parsed.op.is::<ir::Opaque>().is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::conv::{check_axis, kernel_sizes, parse_group, ranks};
 use crate::q_linear::codes;
-use crate::shapes::conv_products;
+use crate::shapes::{conv_products, same_dtype};
 use crate::window::Window;
 use ir::{Attrs, Infer, Io, Layout, Lower, Op, Operand, Parse, Parsed, Step, Type};
 use kernels::window::{Axis, Rounding};
@@ -118,6 +118,7 @@ impl Sums {
         let mut seen: Vec<(usize, usize)> = Vec::new();
         for place in 0..places {
             seen.clear();
+            let taps = if self.inputs == 0 { 0 } else { taps };
             seen.extend((0..taps).filter_map(|tap| Some((tap, self.position(place, tap)?))));
             for (n, o) in (0..self.batch).flat_map(|n| (0..self.outputs).map(move |o| (n, o))) {
                 let first = o / (self.outputs / self.group) * self.inputs;
@@ -178,8 +179,8 @@ impl Op for ConvInteger {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let shape = result_shape(&self.window, self.group, codes(cx, 0)?, codes(cx, 1)?)?;
         for i in 2..cx.len() {
-            if cx.has(i) && cx.ty(i)?.dtype != cx.ty(i - 2)?.dtype {
-                return Err(format!("the zero point {} is not one of {}", cx.ty(i)?, cx.ty(i - 2)?));
+            if cx.has(i) {
+                same_dtype(cx.ty(i - 2)?, cx.ty(i)?)?;
             }
         }
         Ok(vec![Type { dtype: Some(DType::I32), shape }])
@@ -241,5 +242,17 @@ mod tests {
             let y = run(&ConvInteger { window, group }, &[&x, &w, &x_zero, &w_zero].map(Some), 1).unwrap();
             assert_eq!(y[0].to_f64(), want.to_f64());
         }
+    }
+
+    #[test]
+    fn codes_of_unknown_type_may_have_zero_points() {
+        let (x, w, zero) = (Type::unknown(), Type::of(DType::U8), Type::of(DType::I8));
+        let infer = |zero: [&Type; 2]| {
+            let args = [&x, &w, zero[0], zero[1]].map(|ty| Some(ir::Arg { ty, value: None }));
+            let op = ConvInteger { window: Window::default(), group: 1 };
+            op.infer(&Infer::new(&args, 1)).map(|_| ())
+        };
+        assert_eq!(infer([&zero, &w]), Ok(()));
+        assert!(infer([&zero, &zero]).unwrap_err().contains("one element type"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Reshape;
 use crate::reshape::reshape_as;
-use crate::shapes::{list, products};
+use crate::shapes::{list, products, stretched};
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::select::strides;
 use tensor::Tensor;
@@ -35,6 +35,14 @@ enum Label {
 struct Terms {
     ins: Vec<Vec<Label>>,
     out: Vec<Label>,
+}
+
+impl Terms {
+    /// The size of an axis of operands of these shapes: 1 where it is that in all of them.
+    fn size(&self, shapes: &[&[usize]], label: &Label) -> usize {
+        let all = shapes.iter().zip(&self.ins).flat_map(|(shape, term)| shape.iter().zip(term));
+        all.filter(|(_, l)| *l == label).map(|(n, _)| *n).find(|&n| n != 1).unwrap_or(1)
+    }
 }
 
 impl Einsum {
@@ -134,18 +142,15 @@ impl Letters {
 impl Einsum {
     /// The axes of the loop, those of the result, then those that are summed over, and their sizes.
     fn axes(&self, operands: &[&Operand]) -> Result<(Terms, Vec<Label>, Vec<usize>), String> {
-        let terms = self.terms(&operands.iter().map(|o| o.shape.len()).collect::<Vec<_>>())?;
+        let shapes: Vec<&[usize]> = operands.iter().map(|o| &o.shape[..]).collect();
+        let terms = self.terms(&shapes.iter().map(|s| s.len()).collect::<Vec<_>>())?;
         let mut axes = terms.out.clone();
         for label in terms.ins.iter().flatten() {
             if !axes.contains(label) {
                 axes.push(*label);
             }
         }
-        let size = |label: &Label| {
-            let all = operands.iter().zip(&terms.ins).flat_map(|(o, t)| o.shape.iter().zip(t));
-            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
-        };
-        let sizes = axes.iter().map(size).collect();
+        let sizes = axes.iter().map(|label| terms.size(&shapes, label)).collect();
         Ok((terms, axes, sizes))
     }
 }
@@ -162,28 +167,27 @@ impl Op for Einsum {
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let mut operands = Vec::new();
         for i in 0..cx.len() {
-            operands.push(cx.float(i)?);
+            operands.push(cx.ty(i)?);
         }
-        let dtype = cx.float(0)?.dtype;
+        let dtype = cx.ty(0)?.dtype;
         let Some(shapes) = operands.iter().map(|t| t.shape.as_ref()).collect::<Option<Vec<_>>>() else {
             return Ok(vec![Type { dtype, shape: None }]);
         };
         let terms = self.terms(&shapes.iter().map(|s| s.len()).collect::<Vec<_>>())?;
         let mut sizes: Vec<(Label, Dim)> = Vec::new();
         for (label, dim) in terms.ins.iter().flatten().zip(shapes.iter().copied().flatten()) {
-            match sizes.iter_mut().find(|(l, _)| l == label) {
-                None => sizes.push((*label, dim.clone())),
-                Some((_, known)) if known.agrees(dim) => {
-                    if known.fixed().is_none() {
-                        *known = dim.clone();
-                    }
-                }
-                Some((Label::Shared(_), known)) if *known == Dim::Fixed(1) => *known = dim.clone(),
-                Some((Label::Shared(_), _)) if *dim == Dim::Fixed(1) => {}
-                Some((label, known)) => {
-                    return Err(format!("equation \"{}\": {label:?} is {known} and {dim}", self.equation));
-                }
-            }
+            let Some((_, known)) = sizes.iter_mut().find(|(l, _)| l == label) else {
+                sizes.push((*label, dim.clone()));
+                continue;
+            };
+            let both = match label {
+                Label::Shared(_) => stretched(known, dim),
+                Label::Letter(_) if !known.agrees(dim) => None,
+                Label::Letter(_) if known.fixed().is_some() => Some(known.clone()),
+                Label::Letter(_) => Some(dim.clone()),
+            };
+            *known = both
+                .ok_or_else(|| format!("equation \"{}\": {label:?} is {known} and {dim}", self.equation))?;
         }
         let size = |l: &Label| sizes.iter().find(|(k, _)| k == l).map_or(Dim::Fixed(1), |(_, d)| d.clone());
         Ok(vec![Type { dtype, shape: Some(terms.out.iter().map(size).collect()) }])
@@ -195,14 +199,12 @@ impl Op for Einsum {
         let dims = ins.iter().map(|&v| cx.dims(v)).collect::<Option<Vec<_>>>()?;
         let terms = self.terms(&dims.iter().map(Vec::len).collect::<Vec<_>>()).ok()?;
         let mut letters = Letters::new(&terms);
-        let size = |label: &Label| {
-            let all = dims.iter().zip(&terms.ins).flat_map(|(d, t)| d.iter().zip(t));
-            all.filter(|(_, l)| *l == label).map(|(n, _)| *n).max().unwrap_or(1)
-        };
+        let shapes: Vec<&[usize]> = dims.iter().map(Vec::as_slice).collect();
         // Operands without the axes of size 1 that the ellipsis repeats, so that every axis has a letter and a size.
         let mut operands = Vec::new();
         for ((&v, dims), term) in ins.iter().zip(&dims).zip(&terms.ins) {
-            let repeats = |n: usize, l: &Label| matches!(l, Label::Shared(_)) && n == 1 && size(l) != 1;
+            let repeats =
+                |n: usize, l: &Label| matches!(l, Label::Shared(_)) && n == 1 && terms.size(&shapes, l) != 1;
             let kept = || dims.iter().zip(term).filter(|(n, l)| !repeats(**n, l));
             let letters: String = kept().map(|(_, l)| letters.of(*l)).collect::<Option<_>>()?;
             let shape: Vec<i64> = kept().map(|(n, _)| *n as i64).collect();
@@ -228,6 +230,7 @@ impl Op for Einsum {
                 let n = n as usize;
                 if term.contains(letter) {
                     // Only the diagonal is read: elsewhere the gradient is 0.
+                    cx.claim(n.checked_mul(n)?)?;
                     let column = letters.fresh()?;
                     let diagonal = (0..n * n).map(|i| if i / n == i % n { 1f32 } else { 0.0 }).collect();
                     given.push((
@@ -238,6 +241,7 @@ impl Op for Einsum {
                 } else {
                     // An axis that nothing else has was summed over: its gradient repeats.
                     if !given.iter().any(|(letters, _)| letters.contains(letter)) {
+                        cx.claim(n)?;
                         given.push((letter.into(), cx.constant_value(Tensor::new(&[n], vec![1f32; n]))));
                     }
                     term.push(letter);
@@ -299,6 +303,7 @@ impl Op for Einsum {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient, eval};
+    use tensor::DType;
 
     fn einsum(equation: &str) -> Einsum {
         Einsum { equation: equation.into() }
@@ -322,11 +327,39 @@ mod tests {
     }
 
     #[test]
+    fn the_ellipsis_broadcasts() {
+        let infer = |equation: &str, shapes: [&[Dim]; 2]| {
+            let types = shapes.map(|s| Type::new(DType::F32, s.to_vec()));
+            let args = types.each_ref().map(|ty| Some(ir::Arg { ty, value: None }));
+            einsum(equation).infer(&Infer::new(&args, 1)).map(|t| t[0].to_string())
+        };
+        let (n, one) = (Dim::sym("N"), Dim::Fixed(1));
+        let (x, y) = ([n, 2.into(), 3.into()], [one.clone(), 3.into(), 4.into()]);
+        assert_eq!(infer("...ij,...jk->...ik", [&x, &y]).unwrap(), "float[N,2,4]");
+        assert_eq!(
+            infer("...ij,...kj->...ik", [&y, &[2.into(), 5.into(), 4.into()]]).unwrap(),
+            "float[2,3,5]"
+        );
+        assert!(infer("...i,...i", [&[2.into(), one.clone()], &[3.into(), one]]).is_err());
+
+        let (none, row) = (Tensor::zeros(DType::F32, &[0, 2]), Tensor::new(&[1, 2], vec![1f32, 2.0]));
+        assert_eq!(eval(&einsum("...i,...i->i"), &[&none, &row]).unwrap().to_f32(), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn integers_have_a_type_but_no_kernel() {
+        let x = Tensor::new(&[1], vec![2i64]);
+        assert!(eval(&einsum("i"), &[&x]).unwrap_err().contains("int64"));
+    }
+
+    #[test]
     fn gradient() {
         let mut draw = Draw::new(1);
         let (a, b) = (draw.tensor(&[2, 3, 4], -1.0, 1.0), draw.tensor(&[2, 4, 2], -1.0, 1.0));
         check_gradient(einsum("bij,bjk->bik"), &[&a, &b], 1, &[0, 1]);
         check_gradient(einsum("bij,bjk->bki"), &[&a, &b], 1, &[0, 1]);
         check_gradient(einsum("bij->jib"), &[&a], 1, &[0]);
+        let one = draw.tensor(&[1, 4, 2], -1.0, 1.0);
+        check_gradient(einsum("...ij,...jk->...ik"), &[&a, &one], 1, &[0, 1]);
     }
 }

@@ -2,7 +2,7 @@
 //! arXiv 1606.08415).
 
 use crate::unary;
-use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::elementwise::Unary;
 
 /// `Gelu(x)`: `x Phi(x)`, with the distribution function of the normal distribution (Hendrycks and Gimpel 2016, arXiv
@@ -51,10 +51,6 @@ impl Op for Gelu {
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         unary::lower(self.function(), cx)
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Float
     }
 
     fn layouts(&self) -> Layouts {

@@ -69,7 +69,7 @@ impl Op for Gemm {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let (a, b) = (cx.float(0)?, cx.float(1)?);
+        let (a, b) = (cx.ty(0)?, cx.ty(1)?);
         let (ma, mb) = (matrix(a, "A", self.trans_a)?, matrix(b, "B", self.trans_b)?);
         if let (Some((_, k)), Some((l, _))) = (&ma, &mb)
             && !k.agrees(l)
@@ -79,7 +79,7 @@ impl Op for Gemm {
         let rows = ma.map_or(Dim::Unknown, |m| m.0);
         let cols = mb.map_or(Dim::Unknown, |m| m.1);
         if cx.has(2) {
-            let c = cx.float(2)?;
+            let c = cx.ty(2)?;
             let one = |d: &Dim| *d == Dim::Fixed(1);
             let fits = c.shape.as_ref().is_none_or(|c| {
                 let onto = [&cols, &rows];
@@ -220,6 +220,16 @@ mod tests {
                 check_gradient(Gemm { alpha, beta, trans_a, trans_b }, &[&a, &b, &c], 1, &[0, 1, 2]);
             }
         }
+    }
+
+    #[test]
+    fn integers_have_a_type_but_no_kernel() {
+        let x = Tensor::new(&[1, 1], vec![2i32]);
+        let ty = Type::new(x.dtype(), [1, 1]);
+        let args = [Some(ir::Arg { ty: &ty, value: None }); 2];
+        assert_eq!(Gemm::default().infer(&Infer::new(&args, 1)), Ok(vec![ty.clone()]));
+        let e = eval(&Gemm::default(), &[Some(&x), Some(&x)], 1).unwrap_err();
+        assert!(e.to_string().contains("int32"), "{e}");
     }
 
     #[test]

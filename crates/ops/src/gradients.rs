@@ -1110,7 +1110,7 @@ fn check(domain: &str, name: &str, draw: &mut Draw, case: Case) -> Result<Agreem
     let mut drawn = case(draw);
     let cx = Parse { attrs: &drawn.attrs, opset: 26, ins: drawn.ins.len(), outs: drawn.outs };
     let Some(parsed) = Ops.parse(domain, name, &cx) else { return Err("no such operator".into()) };
-    let Parsed { op, inputs, moved } = parsed?;
+    let Parsed { op, inputs, moved, .. } = parsed?;
     assert!(moved.is_empty(), "{name}: operands are drawn as the newest operator set has them");
     for (slot, value) in inputs {
         drawn.ins.resize(drawn.ins.len().max(slot + 1), None);

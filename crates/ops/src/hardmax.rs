@@ -1,7 +1,8 @@
 //! `Hardmax` (ONNX 1, 11, 13): 1 at the largest element.
 
-use crate::shapes;
+use crate::softmax;
 use ir::{Attrs, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
+use std::sync::Arc;
 
 /// `Hardmax(x)`: along an axis 1 at the first largest element and 0 elsewhere. f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Hardmax {
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    let (axis, flatten) = crate::softmax::along(cx)?;
+    let (axis, flatten) = softmax::along(cx)?;
     Ok(Hardmax { axis, flatten }.into())
 }
 
@@ -24,24 +25,24 @@ impl Op for Hardmax {
     }
 
     fn attrs(&self) -> Attrs {
-        crate::softmax::attrs(self.axis, self.flatten)
+        softmax::attrs(self.axis, self.flatten)
     }
 
     fn to_onnx(&self, _opset: i64) -> Result<OnnxForm, String> {
-        crate::softmax::to_onnx(self, self.flatten)
+        softmax::to_onnx(self, self.flatten)
+    }
+
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(Hardmax { axis: softmax::settled(cx, self.axis, self.flatten)?, flatten: false }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let x = cx.float(0)?;
-        if let Some(rank) = x.rank() {
-            shapes::axis(self.axis, rank)?;
-        }
-        Ok(vec![x.clone()])
+        softmax::infer(cx, self.axis, self.flatten)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
         let x = cx.typed::<f32>(0)?;
-        let at = shapes::axis(self.axis, x.shape.len())?;
+        let at = softmax::at(self.axis, self.flatten, x.shape.len())?;
         let (n, inner) = match self.flatten {
             true => (x.shape[at..].iter().product(), 1),
             false => (x.shape[at], x.shape[at + 1..].iter().product::<usize>()),
@@ -65,7 +66,7 @@ impl Op for Hardmax {
 mod tests {
     use super::*;
     use crate::testing::eval;
-    use tensor::Tensor;
+    use tensor::{DType, Tensor};
 
     #[test]
     fn values() {
@@ -74,5 +75,21 @@ mod tests {
         assert_eq!(max(1, false), [1.0, 0.0, 0.0, 1.0]);
         assert_eq!(max(0, false), [1.0, 0.0, 0.0, 1.0]);
         assert_eq!(max(0, true), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(max(2, true), [1.0; 4]);
+    }
+
+    #[test]
+    fn the_old_form_over_one_axis_is_the_new_one() {
+        let x = Type::new(DType::F32, [2, 5, 1]);
+        let args = [Some(ir::Arg { ty: &x, value: None })];
+        let axis = |axis, flatten| {
+            let op = Hardmax { axis, flatten }.settled(&Infer::new(&args, 1))?;
+            op.is::<Hardmax>().copied()
+        };
+        assert_eq!(axis(1, true), Some(Hardmax { axis: 1, flatten: false }));
+        assert_eq!(axis(2, true), Some(Hardmax { axis: -1, flatten: false }));
+        for (first, flatten) in [(0, true), (3, true), (1, false)] {
+            assert_eq!(axis(first, flatten), None);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `IsInf` (ONNX 10, 20): whether an element is infinite.
 
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
-use tensor::DType;
+use tensor::{DType, Element};
 
 /// `IsInf(x)`: whether an element is infinite, as booleans; `x` of floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,20 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(IsInf { negative: flag("detect_negative")?, positive: flag("detect_positive")? }.into())
 }
 
+impl IsInf {
+    fn typed<T: Element + Into<f64>>(self, cx: &Lower) -> Result<Step, String> {
+        cx.typed::<T>(0)?;
+        let IsInf { negative, positive } = self;
+        Ok(Step::new(move |io: &mut Io| {
+            let mut parts = io.split();
+            let (x, y): (&[T], &mut [u8]) = (parts.input(0), parts.output(0));
+            let counts = |x: f64| (positive && x == f64::INFINITY) || (negative && x == f64::NEG_INFINITY);
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = counts(x.into()).into());
+            Ok(())
+        }))
+    }
+}
+
 impl Op for IsInf {
     fn name(&self) -> &str {
         "IsInf"
@@ -39,18 +53,31 @@ impl Op for IsInf {
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        cx.typed::<f32>(0)?;
-        let IsInf { negative, positive } = *self;
-        Ok(Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            let (x, y): (&[f32], &mut [u8]) = (parts.input(0), parts.output(0));
-            let counts = |x: f32| (positive && x == f32::INFINITY) || (negative && x == f32::NEG_INFINITY);
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = counts(x).into());
-            Ok(())
-        }))
+        // A double beyond the range of a float is finite.
+        match cx.input(0)?.dtype {
+            DType::F64 => self.typed::<f64>(cx),
+            _ => self.typed::<f32>(cx),
+        }
     }
 
     fn layouts(&self) -> Layouts {
         Layouts::Any
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::eval;
+    use tensor::Tensor;
+
+    #[test]
+    fn only_infinity_is_infinite() {
+        let x = Tensor::new(&[4], vec![1e300, f64::INFINITY, f64::NEG_INFINITY, f64::NAN]);
+        assert_eq!(eval(&IsInf::default(), &[&x]).unwrap().to_i64(), [0, 1, 1, 0]);
+        let x = Tensor::new(&[4], x.to_f32());
+        let op = IsInf { positive: false, ..IsInf::default() };
+        assert_eq!(eval(&op, &[&x]).unwrap().to_i64(), [0, 0, 1, 0]);
     }
 }

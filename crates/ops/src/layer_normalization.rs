@@ -1,14 +1,15 @@
 //! `LayerNormalization` (ONNX 17, and ONNX Runtime's of before; Ba, Kiros and Hinton 2016), and its gradient
 //! `qat.LayerNormalizationGrad`.
 
-use crate::shapes;
-use ir::{Attrs, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, Vjp};
+use crate::{Add, Mul, shapes};
+use ir::{Attrs, Compose, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::batch_norm::layer_norm;
 use std::sync::Arc;
+use tensor::{DType, Tensor};
 
 /// `LayerNormalization(x, scale, bias?)`: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, mean and variance over
-/// the axes from `axis` on, whose shape scale and bias have. f32. Results 1 and 2, where asked for, are the mean and
-/// `1 / sqrt(variance + epsilon)`.
+/// the axes from `axis` on, whose shape scale and bias have; of other shapes that broadcast to `x`, they are applied behind
+/// the norm. f32. Results 1 and 2, where asked for, are the mean and `1 / sqrt(variance + epsilon)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNormalization {
     /// First normalized axis; negative counts from the end.
@@ -48,16 +49,31 @@ impl LayerNormalization {
         Ok((rows, width))
     }
 
+    /// The type of scale and bias: that of the normalized axes of `x`.
+    fn parameter(&self, x: &Type) -> Result<Type, String> {
+        let normalized = |shape: &Vec<Dim>| {
+            let axis = shapes::axis(self.axis, shape.len())?;
+            Ok::<_, String>(shape[axis..].to_vec())
+        };
+        Ok(Type { dtype: x.dtype, shape: x.shape.as_ref().map(normalized).transpose()? })
+    }
+
     /// Checks that `parameter` has the shape of the normalized axes of `x`.
     fn check(&self, x: &Type, parameter: &Type, what: &str) -> Result<(), String> {
-        let Some(shape) = &x.shape else { return Ok(()) };
-        let axis = shapes::axis(self.axis, shape.len())?;
-        let expected = Type { dtype: x.dtype, shape: Some(shape[axis..].to_vec()) };
+        let expected = self.parameter(x)?;
         if parameter.agrees(&expected) {
             Ok(())
         } else {
             Err(format!("the {what} should be {expected}, as the normalized axes of {x}, but is {parameter}"))
         }
+    }
+
+    /// Checks that `parameter` has that shape, or another one that broadcasts to `x`.
+    fn check_broadcast(&self, x: &Type, parameter: &Type, what: &str) -> Result<(), String> {
+        let to_x = shapes::same_dtype(x, parameter)
+            .and_then(|_| shapes::broadcast(x, parameter))
+            .is_ok_and(|shape| Type { dtype: x.dtype, shape }.agrees(x));
+        if to_x { Ok(()) } else { self.check(x, parameter, what) }
     }
 }
 
@@ -77,9 +93,9 @@ impl Op for LayerNormalization {
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let x = cx.float(0)?;
-        self.check(x, cx.float(1)?, "scale")?;
+        self.check_broadcast(x, cx.float(1)?, "scale")?;
         if cx.has(2) {
-            self.check(x, cx.float(2)?, "bias")?;
+            self.check_broadcast(x, cx.float(2)?, "bias")?;
         }
         let shape = match &x.shape {
             Some(shape) => {
@@ -89,8 +105,27 @@ impl Op for LayerNormalization {
             }
             None => None,
         };
-        let statistic = Type { dtype: x.dtype, shape };
+        let statistic = Type { dtype: Some(DType::F32), shape };
         Ok(vec![x.clone(), statistic.clone(), statistic])
+    }
+
+    /// Of parameters that are not one number for each normalized one: the norm with a scale of ones, and what they do.
+    fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
+        let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.input(2));
+        let own = self.parameter(cx.ty(x)).ok()?;
+        let (dtype, dims) = (own.dtype?, own.dims()?);
+        let fits = |v: ValueId| cx.dims(v).is_none_or(|d| d == dims);
+        if fits(scale) && bias.is_none_or(fits) {
+            return None;
+        }
+        let ones = Tensor::from_f32(dtype, &dims, &vec![1f32; dims.iter().product()]).ok()?;
+        let ins = [Some(x), Some(cx.constant_value(ones))];
+        let mut results = cx.add_multi(Arc::new(*self), &ins, cx.outs())?;
+        results[0] = cx.add(Mul, &[results[0], scale])?;
+        if let Some(bias) = bias {
+            results[0] = cx.add(Add, &[results[0], bias])?;
+        }
+        Some(results)
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
@@ -114,19 +149,21 @@ impl Op for LayerNormalization {
         let given = if cx.optional(2).is_some() { 0..3 } else { 0..2 };
         given.into_iter().try_for_each(|i| cx.typed::<f32>(i).map(|_| ()))?;
         let (rows, width) = self.rows(cx.input(0)?)?;
-        let (epsilon, saved) = (self.epsilon, cx.outs.len() > 2);
+        if (1..3).any(|i| cx.optional(i).is_some_and(|p| p.len() != width)) {
+            return Err(format!("scale and bias should have {width} elements, one for each of a row"));
+        }
+        let (epsilon, asked) = (self.epsilon, cx.outs.len());
         let step = Step::new(move |io: &mut Io| {
             let mut parts = io.split();
-            let (mean, inv_std) = match saved {
-                true => (parts.output(1), parts.output(2)),
-                false => parts.workspace::<f32>().split_at_mut(rows),
-            };
+            let (own, rest) = parts.workspace::<f32>().split_at_mut(if asked > 1 { 0 } else { rows });
+            let mean = if asked > 1 { parts.output(1) } else { own };
+            let inv_std = if asked > 2 { parts.output(2) } else { rest };
             let x = parts.input(0);
             layer_norm::statistics(x, width, epsilon, mean, inv_std);
             layer_norm::forward(x, parts.input(1), parts.optional(2), mean, inv_std, parts.output(0));
             Ok(())
         });
-        Ok(step.workspace::<f32>(if saved { 0 } else { 2 * rows }))
+        Ok(step.workspace::<f32>(rows * 3usize.saturating_sub(asked)))
     }
 
     fn params(&self) -> &'static [usize] {
@@ -193,14 +230,13 @@ impl Op for LayerNormalizationGrad {
 mod tests {
     use super::*;
     use crate::testing::{Draw, Tolerance, check_gradient_within, run};
-    use tensor::Tensor;
 
     #[test]
     fn normalizes_each_row() {
         let x = Tensor::new(&[2, 2], vec![1.0f32, 3.0, 5.0, 11.0]);
         let (scale, bias) = (Tensor::new(&[2], vec![1.0f32, 2.0]), Tensor::new(&[2], vec![0.5f32, 0.0]));
         let op = LayerNormalization { epsilon: 0.0, ..LayerNormalization::default() };
-        for outs in [1, 3] {
+        for outs in 1..=3 {
             let y = run(&op, &[Some(&x), Some(&scale), Some(&bias)], outs).unwrap();
             let want = [vec![-0.5, 2.0, -0.5, 2.0], vec![2.0, 8.0], vec![1.0, 1.0 / 3.0]];
             for (y, want) in y.iter().zip(&want) {
@@ -228,6 +264,33 @@ mod tests {
             );
             check_gradient_within(op, &[Some(&x), Some(&scale)], 1, &[0, 1], tolerance);
         }
+    }
+
+    #[test]
+    fn parameters_broadcast() {
+        let mut draw = Draw::new(2);
+        let x = draw.tensor(&[2, 3, 4], -2.0, 2.0);
+        let op = LayerNormalization { axis: -1, ..LayerNormalization::default() };
+        let ones = Tensor::new(&[4], vec![1f32; 4]);
+        let norm = run(&op, &[Some(&x), Some(&ones)], 3).unwrap();
+        for (scale, bias) in [(&[1][..], &[4][..]), (&[1, 1, 4], &[1]), (&[3, 4], &[2, 1, 1]), (&[4], &[])] {
+            let (scale, bias) = (draw.tensor(scale, 0.5, 1.5), draw.tensor(bias, -1.0, 1.0));
+            let y = run(&op, &[Some(&x), Some(&scale), Some(&bias)], 3).unwrap();
+            let want = crate::testing::eval(&Mul, &[&norm[0], &scale]).unwrap();
+            let want = crate::testing::eval(&Add, &[&want, &bias]).unwrap();
+            assert_eq!((&y[0], &y[1..]), (&want, &norm[1..]));
+            let tolerance = Tolerance { relative: 1e-2, ..Tolerance::default() };
+            let ins = [Some(&x), Some(&scale), Some(&bias)];
+            check_gradient_within(Arc::new(op), &ins, 1, &[0, 1, 2], tolerance);
+        }
+    }
+
+    #[test]
+    fn statistics_are_single_precision() {
+        let x = Tensor::from_f32(DType::F16, &[1, 2], &[1.0, 3.0]).unwrap();
+        let scale = Tensor::from_f32(DType::F16, &[2], &[1.0, 1.0]).unwrap();
+        let y = ir::eval(&LayerNormalization::default(), &[Some(&x), Some(&scale)], 2).unwrap();
+        assert_eq!((y[0].dtype(), &y[1]), (DType::F16, &Tensor::new(&[1, 1], vec![2f32])));
     }
 
     #[test]

@@ -409,7 +409,7 @@ pub use sinh::Sinh;
 pub use size::Size;
 pub use skip_layer_normalization::SkipLayerNormalization;
 pub use slice::{Slice, SliceGrad};
-pub use softmax::{Softmax, SoftmaxGrad};
+pub use softmax::{Softmax, SoftmaxGrad, only_axis};
 pub use softmax_cross_entropy_loss::{SoftmaxCrossEntropyGrad, SoftmaxCrossEntropyLoss};
 pub use softplus::Softplus;
 pub use softsign::Softsign;

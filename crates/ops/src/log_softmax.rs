@@ -1,6 +1,6 @@
 //! `LogSoftmax` (ONNX 1, 11, 13), and `qat.LogSoftmaxGrad`, its gradient. Axes as of `Softmax`.
 
-use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, only_axis, to_onnx};
+use crate::softmax::{along, attrs, infer, infer_grad, layouts, lower, settled, to_onnx};
 use ir::{Attrs, Infer, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Op for LogSoftmax {
     }
 
     fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(LogSoftmax { axis: only_axis(cx, self.axis, self.flatten)?, flatten: false }))
+        Some(Arc::new(LogSoftmax { axis: settled(cx, self.axis, self.flatten)?, flatten: false }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

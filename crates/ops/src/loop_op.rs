@@ -33,7 +33,8 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
             "the body should have a condition, {carried} carried values, and results for {outs} in all, but has {results}"
         ));
     }
-    Ok(Loop { body }.into())
+    // Captured values stand behind the count and the condition, given or not: slot 1 is there in any case.
+    Ok(Parsed { moved: vec![(1, 1)], ..Loop { body }.into() })
 }
 
 /// Types of a body's results once every round is possible, where results `first..` are the values `carried` of the next round.
@@ -186,5 +187,31 @@ impl Op for Loop {
 impl Evaluate for Loop {
     fn evaluate(&self, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         self.run(ins)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ir::Graph;
+    use std::sync::Arc;
+
+    #[test]
+    fn captured_values_stand_behind_a_condition_that_is_not_given() {
+        let mut body = Graph::new("body");
+        let round = body.add_input("round", Type::new(DType::I64, [0usize; 0]));
+        let cond = body.add_input("cond", Type::new(DType::Bool, [0usize; 0]));
+        let x = body.add_input("x", Type::unknown());
+        let sum = body.add(crate::Add, &[round, x], "sum").unwrap();
+        body.add_output("cond", cond);
+        body.add_output("sum", sum);
+        let body = Subgraph { graph: Arc::new(body), captured: 1, encoded: Default::default() };
+        let attrs = Attrs::new().with("body", Attr::Graph(body));
+        let parsed = parse(&Parse { attrs: &attrs, opset: 17, ins: 1, outs: 1 }).unwrap();
+        assert_eq!(parsed.moved, [(1, 1)]);
+        let (trips, x) = (Tensor::scalar(3i64), Tensor::scalar(10i64));
+        let y = ir::eval(&*parsed.op, &[Some(&trips), None, Some(&x)], 1).unwrap();
+        assert_eq!(y[0].to_i64(), [10, 11, 12]);
     }
 }

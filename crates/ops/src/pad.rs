@@ -57,7 +57,7 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
             inputs.push((2, Tensor::scalar(value)));
         }
     }
-    Ok(Parsed { inputs, ..Pad { mode: mode(cx.attrs)?, has_axes: cx.ins > 3 }.into() })
+    Ok(Parsed { inputs, like_operand: true, ..Pad { mode: mode(cx.attrs)?, has_axes: cx.ins > 3 }.into() })
 }
 
 /// Reads the gradient.

@@ -2,7 +2,7 @@
 
 use crate::parts::{reshape, resized, slice, unsqueeze};
 use crate::{Add, Concat, Gather, Mul, Sub, unary};
-use ir::{Attrs, Compose, Infer, OnnxForm, Op, Parse, Parsed, QuantRole, Type, ValueId};
+use ir::{Attrs, Compose, Infer, OnnxForm, Op, Parse, Parsed, Type, ValueId};
 
 /// `RotaryEmbedding(x, cos, sin, positions?)`: `x` float `(batch, heads, length, size)` or `(batch, length, heads size)`. Each
 /// pair of the first `dim` elements of a head is turned by the angle whose cosine and sine stand in the rows of `cos` and
@@ -93,10 +93,6 @@ impl Op for RotaryEmbedding {
             y = cx.add(Concat { axis: -1 }, &[y, rest])?;
         }
         Some(vec![if flat { resized(cx, y, &dims)? } else { y }])
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Float
     }
 }
 

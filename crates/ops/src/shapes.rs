@@ -10,15 +10,23 @@ pub(crate) fn broadcast(a: &Type, b: &Type) -> Result<Option<Vec<Dim>>, String> 
     let rank = x.len().max(y.len());
     let at = |s: &[Dim], i: usize| (i + s.len()).checked_sub(rank).map_or(Dim::Fixed(1), |j| s[j].clone());
     (0..rank)
-        .map(|i| match (at(x, i), at(y, i)) {
-            (p, q) if p == q => Ok(p),
-            (Dim::Fixed(1), d) | (d, Dim::Fixed(1)) => Ok(d),
-            (Dim::Fixed(n), Dim::Fixed(m)) => Err(format!("{a} and {b} do not broadcast: {n} against {m}")),
-            (d @ Dim::Fixed(_), _) | (_, d @ Dim::Fixed(_)) => Ok(d),
-            _ => Ok(Dim::Unknown),
+        .map(|i| {
+            let (n, m) = (at(x, i), at(y, i));
+            stretched(&n, &m).ok_or_else(|| format!("{a} and {b} do not broadcast: {n} against {m}"))
         })
         .collect::<Result<_, _>>()
         .map(Some)
+}
+
+/// The size to which both of two sizes stretch; `None` where neither is 1 and they differ.
+pub(crate) fn stretched(a: &Dim, b: &Dim) -> Option<Dim> {
+    match (a, b) {
+        _ if a == b => Some(a.clone()),
+        (Dim::Fixed(1), d) | (d, Dim::Fixed(1)) => Some(d.clone()),
+        (Dim::Fixed(_), Dim::Fixed(_)) => None,
+        (d @ Dim::Fixed(_), _) | (_, d @ Dim::Fixed(_)) => Some(d.clone()),
+        _ => Some(Dim::Unknown),
+    }
 }
 
 /// A shape in which nothing is known but the rank, for rules that cannot say more.

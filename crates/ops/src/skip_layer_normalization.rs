@@ -5,6 +5,7 @@ use crate::q_linear::MICROSOFT;
 use crate::{Add, LayerNormalization, RMSNormalization};
 use ir::{Attrs, Compose, Dim, Infer, Op, Parse, Parsed, Type, ValueId};
 use std::sync::Arc;
+use tensor::DType;
 
 /// `SkipLayerNormalization(x, skip, scale, shift?, bias?)`: `LayerNormalization(x + skip + bias, scale, shift)` over the
 /// last axis; `SkipSimplifiedLayerNormalization(x, skip, scale, bias?)`: `RMSNormalization(x + skip + bias, scale)`.
@@ -55,7 +56,7 @@ impl Op for SkipLayerNormalization {
         if crate::shapes::broadcast(x, skip)?.is_some_and(|s| Some(s.len()) != x.rank()) {
             return Err(format!("{skip} has more axes than {x}, to which it is added"));
         }
-        let mut row = x.clone();
+        let mut row = Type { dtype: Some(DType::F32), ..x.clone() };
         if let Some(last) = row.shape.as_mut().and_then(|s| s.last_mut()) {
             *last = Dim::Fixed(1);
         }

@@ -44,16 +44,22 @@ pub(crate) fn attrs(axis: i64, flatten: bool) -> Attrs {
     Attrs::new().with_int("axis", axis, -1).with_int("flatten", flatten.into(), 0)
 }
 
-/// The one axis over which a function over all axes from `axis` on runs, where the others have size 1.
-pub(crate) fn only_axis(cx: &Infer, axis: i64, flatten: bool) -> Option<i64> {
-    let shape = cx.ty(0).ok()?.shape.as_ref().filter(|_| flatten)?;
-    let first = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()?;
+/// The one axis of `x` over which a function over all axes from `axis` on runs, where the others have size 1. There is none
+/// behind the last axis: of rows of one element.
+pub fn only_axis(x: &Type, axis: i64) -> Option<i64> {
+    let shape = x.shape.as_ref()?;
+    let first = crate::shapes::axis(axis, shape.len()).ok()?;
     let large: Vec<usize> = (first..shape.len()).filter(|&i| shape[i] != ir::Dim::Fixed(1)).collect();
     match large[..] {
         [] => Some(-1),
         [i] => Some(i as i64),
         _ => None,
     }
+}
+
+/// [`only_axis`] of operand 0 in the old form.
+pub(crate) fn settled(cx: &Infer, axis: i64, flatten: bool) -> Option<i64> {
+    only_axis(cx.ty(0).ok()?, axis).filter(|_| flatten)
 }
 
 pub(crate) fn to_onnx(op: &dyn Op, flatten: bool) -> Result<OnnxForm, String> {
@@ -83,7 +89,7 @@ pub(crate) fn infer_grad(cx: &Infer, axis: i64, flatten: bool) -> Result<Vec<Typ
 }
 
 /// Position of the axis. A matrix may also be cut behind the last axis, and a scalar is a matrix too.
-fn at(axis: i64, flatten: bool, rank: usize) -> Result<usize, String> {
+pub(crate) fn at(axis: i64, flatten: bool, rank: usize) -> Result<usize, String> {
     if flatten && axis == rank as i64 {
         return Ok(rank);
     }
@@ -150,7 +156,7 @@ impl Op for Softmax {
     }
 
     fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(Softmax { axis: only_axis(cx, self.axis, self.flatten)?, flatten: false }))
+        Some(Arc::new(Softmax { axis: settled(cx, self.axis, self.flatten)?, flatten: false }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -1,7 +1,7 @@
 //! `Trilu` (ONNX 14): the upper or the lower triangle of matrices.
 
 use crate::shapes::{by_width, integers};
-use ir::{Attrs, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
+use ir::{Attrs, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 
 /// `Trilu(x, k?)`: the matrices in the last two axes, 0 outside of a triangle: at and above diagonal `k`, or at and below
 /// it. Diagonal 0, where `k` (i64) is omitted, is the main one, and those above it count up.
@@ -67,10 +67,6 @@ impl Op for Trilu {
             }
             Ok(())
         })))
-    }
-
-    fn quant(&self) -> QuantRole {
-        QuantRole::Float
     }
 }
 

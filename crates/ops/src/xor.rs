@@ -1,44 +1,8 @@
 //! `Xor` (ONNX 7): whether one but not both of two booleans holds.
 
-use crate::binary;
-use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
-use kernels::elementwise::Logic;
-use tensor::DType;
-
-/// Whether one but not both of the operands holds: booleans that broadcast.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Xor;
-
-/// Reads the operator: it has no attributes.
-pub fn parse(_: &Parse) -> Result<Parsed, String> {
-    Ok(Xor.into())
-}
-
-impl Op for Xor {
-    fn name(&self) -> &str {
-        "Xor"
-    }
-
-    fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let types = binary::infer_bool(cx)?;
-        match cx.ty(0)?.dtype {
-            Some(d) if d != DType::Bool => Err(format!("the operands should be booleans, but are {d}")),
-            _ => Ok(types),
-        }
-    }
-
-    fn lower(&self, cx: &Lower) -> Result<Step, String> {
-        let plan = binary::plan([cx.input(0)?, cx.input(1)?], &cx.outs[0])?;
-        Ok(Step::new(move |io: &mut Io| {
-            let mut parts = io.split();
-            Logic::Xor.forward(&plan, parts.input(0), parts.input(1), parts.output(0));
-            Ok(())
-        }))
-    }
-
-    fn layouts(&self) -> Layouts {
-        Layouts::Any
-    }
+crate::binary::logic! {
+    /// Whether one but not both of the operands holds: booleans that broadcast.
+    pub struct Xor
 }
 
 #[cfg(test)]

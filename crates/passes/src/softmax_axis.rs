@@ -1,4 +1,5 @@
-//! `softmax-axis`: softmax over all axes from one on, as before opset 13, becomes softmax along one axis.
+//! `softmax-axis`: softmax (and its logarithm, and hardmax) over all axes from one on, as before opset 13, becomes softmax
+//! along one axis.
 //!
 //! ```text
 //! y = Softmax <axis=1, flatten=1> (x)                   # x: float[N,1000,1,1]
@@ -20,8 +21,8 @@
 //! Only the new form can be written at the opsets that have quantizers per channel.
 
 use crate::pass::{Pass, Report, operations, supersede};
-use ir::{Dim, Graph, GraphError, Op, Type, ValueId};
-use ops::{Flatten, LogSoftmax, Reshape, Shape, Softmax};
+use ir::{Graph, GraphError, Op, ValueId};
+use ops::{Flatten, Hardmax, LogSoftmax, Reshape, Shape, Softmax, only_axis};
 use std::sync::Arc;
 
 /// See the module.
@@ -39,23 +40,20 @@ impl Pass for SoftmaxAxis {
             let Some((axis, of)) = old_form(node.op()) else { continue };
             let (Some(x), label) = (node.ins.first().copied().flatten(), node.label()) else { continue };
             let name = graph.value(id.into()).name.clone();
-            let how = match target(graph.ty(x), axis) {
-                None => {
-                    report.skip(
-                        self.name(),
-                        label,
-                        format!("its operand is {}, of unknown rank", graph.ty(x)),
-                    );
+            let how = match only_axis(graph.ty(x), axis) {
+                None if graph.ty(x).shape.is_none() => {
+                    let why = format!("its operand is {}, of unknown rank", graph.ty(x));
+                    report.skip(self.name(), label, why);
                     continue;
                 }
-                Some(Target::Axis(axis)) => {
+                Some(axis) => {
                     let new = graph.add_node(of(axis), &[Some(x)], &name, &[&name])?;
                     supersede(graph, id, new)?;
                     format!("along axis {axis}")
                 }
-                Some(Target::From(axis)) => {
+                None => {
                     let named = |what: &str| format!("{name}_{what}");
-                    let matrix = graph.add(Flatten { axis: axis as i64 }, &[x], &named("matrix"))?;
+                    let matrix = graph.add(Flatten { axis }, &[x], &named("matrix"))?;
                     let rows = graph.add_node(of(-1), &[Some(matrix)], &named("rows"), &[&named("rows")])?;
                     let shape = graph.add(Shape::default(), &[x], &named("shape"))?;
                     let y = graph.add(Reshape::default(), &[rows.into(), shape], &named("reshaped"))?;
@@ -81,28 +79,11 @@ fn old_form(op: Option<&dyn Op>) -> Option<(i64, Along)> {
     if let Some(&Softmax { axis, flatten: true }) = op.is() {
         return Some((axis, |axis| Arc::new(Softmax { axis, flatten: false })));
     }
-    let &LogSoftmax { axis, flatten } = op.is()?;
-    flatten.then_some((axis, |axis| Arc::new(LogSoftmax { axis, flatten: false })))
-}
-
-enum Target {
-    /// The only axis that may have more than one element.
-    Axis(i64),
-    /// All axes from this one on.
-    From(usize),
-}
-
-/// What an axis of the old form means for a type; `None` where its rank is unknown.
-fn target(x: &Type, axis: i64) -> Option<Target> {
-    let shape = x.shape.as_ref()?;
-    let from = if axis < 0 { axis + shape.len() as i64 } else { axis };
-    let from = usize::try_from(from).ok().filter(|&from| from <= shape.len())?;
-    let counts: Vec<usize> = (from..shape.len()).filter(|&at| shape[at] != Dim::Fixed(1)).collect();
-    Some(match counts[..] {
-        [] if from < shape.len() => Target::Axis(from as i64),
-        [at] => Target::Axis(at as i64),
-        _ => Target::From(from),
-    })
+    if let Some(&LogSoftmax { axis, flatten: true }) = op.is() {
+        return Some((axis, |axis| Arc::new(LogSoftmax { axis, flatten: false })));
+    }
+    let &Hardmax { axis, flatten } = op.is()?;
+    flatten.then_some((axis, |axis| Arc::new(Hardmax { axis, flatten: false })))
 }
 
 #[cfg(test)]
@@ -110,16 +91,20 @@ fn target(x: &Type, axis: i64) -> Option<Target> {
 mod tests {
     use super::*;
     use crate::fold_constants::evaluate;
+    use ir::Type;
     use tensor::Tensor;
 
-    fn rewritten(shape: &[usize], axis: i64, logs: bool) -> Vec<String> {
+    const ALL: [Along; 3] = [
+        |axis| Arc::new(Softmax { axis, flatten: true }),
+        |axis| Arc::new(LogSoftmax { axis, flatten: true }),
+        |axis| Arc::new(Hardmax { axis, flatten: true }),
+    ];
+
+    fn rewritten(shape: &[usize], axis: i64, old: Along) -> Vec<String> {
         let x = Tensor::new(shape, (0..shape.iter().product()).map(|i: usize| (i * 7 % 5) as f32).collect());
         let mut graph = Graph::new("old");
         let x = graph.add_const("x", x);
-        let y = match logs {
-            false => graph.add(Softmax { axis, flatten: true }, &[x], "y").unwrap(),
-            true => graph.add(LogSoftmax { axis, flatten: true }, &[x], "y").unwrap(),
-        };
+        let y: ValueId = graph.add_node(old(axis), &[Some(x)], "y", &["y"]).unwrap().into();
         graph.add_output("y", y);
         let before = evaluate(&graph, y).unwrap();
         SoftmaxAxis.run(&mut graph, &mut Report::default()).unwrap();
@@ -142,19 +127,22 @@ mod tests {
 
     #[test]
     fn one_axis_that_counts() {
-        assert_eq!(rewritten(&[2, 5], 1, false), rewritten(&[2, 5], -1, false));
-        assert!(rewritten(&[2, 5, 1, 1], 1, true)[0].contains("LogSoftmax"));
+        let [soft, logs, hard] = ALL;
+        assert_eq!(rewritten(&[2, 5], 1, soft), rewritten(&[2, 5], -1, soft));
+        assert!(rewritten(&[2, 5, 1, 1], 1, logs)[0].contains("LogSoftmax"));
+        assert!(rewritten(&[2, 5, 1, 1], 1, hard)[0].contains("Hardmax"));
         for (shape, axis) in [(&[2, 5, 1, 1][..], 1), (&[2, 1, 5], 1), (&[2, 1, 1], 1), (&[4], 0)] {
-            assert_eq!(rewritten(shape, axis, false).len(), 1);
+            assert_eq!(rewritten(shape, axis, soft).len(), 1);
         }
     }
 
     #[test]
     fn several_axes() {
-        for logs in [false, true] {
-            for (axis, cut) in [(1, 1), (0, 0), (-2, 1)] {
-                let nodes = rewritten(&[2, 3, 4], axis, logs);
-                assert_eq!(nodes.len(), 4, "cut at {cut}: {nodes:?}");
+        for old in ALL {
+            // Behind the last axis, rows have one element.
+            for axis in [1, 0, -2, 3] {
+                let nodes = rewritten(&[2, 3, 4], axis, old);
+                assert_eq!(nodes.len(), 4, "cut at {axis}: {nodes:?}");
             }
         }
     }

@@ -366,6 +366,8 @@ impl Reader<'_> {
             }
         };
         let label = label.unwrap_or_else(|| outs[0].clone());
+        let first = ins.first().copied().flatten();
+        let parsed = parsed.typed(first.and_then(|v| self.graph.ty(v).dtype));
         for (slot, value) in parsed.inputs {
             ins.resize(ins.len().max(slot + 1), None);
             ins[slot] = Some(self.graph.add_const(&format!("{label}_{slot}"), value));

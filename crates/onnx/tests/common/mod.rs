@@ -142,7 +142,7 @@ impl Registry for Ops {
             ("", "Clip") if cx.opset < 11 => Some((|| {
                 let bound = |name, default| cx.attrs.float(name, default).map(Tensor::scalar);
                 let inputs = vec![(1, bound("min", f32::MIN)?), (2, bound("max", f32::MAX)?)];
-                Ok(Parsed { inputs, ..Clip.into() })
+                Ok(Parsed { inputs, like_operand: true, ..Clip.into() })
             })()),
             ("", "Clip") => Some(Ok(Clip.into())),
             ("", "Mean2") if cx.opset < 12 => Some(Ok(Parsed { moved: vec![(0, 1), (1, 0)], ..Mean.into() })),
