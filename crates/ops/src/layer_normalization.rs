@@ -5,7 +5,7 @@ use crate::{Add, Mul, shapes};
 use ir::{Attrs, Compose, Dim, Infer, Io, Lower, Op, Operand, Parse, Parsed, Step, Type, ValueId, Vjp};
 use kernels::batch_norm::layer_norm;
 use std::sync::Arc;
-use tensor::{DType, Tensor};
+use tensor::{DType, Tensor, element_count};
 
 /// `LayerNormalization(x, scale, bias?)`: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, mean and variance over
 /// the axes from `axis` on, whose shape scale and bias have; of other shapes that broadcast to `x`, they are applied behind
@@ -118,7 +118,9 @@ impl Op for LayerNormalization {
         if fits(scale) && bias.is_none_or(fits) {
             return None;
         }
-        let ones = Tensor::from_f32(dtype, &dims, &vec![1f32; dims.iter().product()]).ok()?;
+        let width = element_count(&dims)?;
+        cx.claim(width)?;
+        let ones = Tensor::from_f32(dtype, &dims, &vec![1f32; width]).ok()?;
         let ins = [Some(x), Some(cx.constant_value(ones))];
         let mut results = cx.add_multi(Arc::new(*self), &ins, cx.outs())?;
         results[0] = cx.add(Mul, &[results[0], scale])?;
