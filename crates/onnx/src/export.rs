@@ -78,8 +78,8 @@ fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
     let kept = order.iter().any(|&id| foreign(graph, id)) || meta.has_functions();
     let convertible = |opset: &i64| order.iter().all(|&id| Form::of(graph, meta, id, *opset).is_ok());
     let candidates = if kept { [own, Some(DEFAULT_OPSET)] } else { [Some(DEFAULT_OPSET), own] };
-    let last = Some(*OPSETS.start());
-    candidates.into_iter().chain([last]).flatten().find(convertible).unwrap_or(DEFAULT_OPSET)
+    let ends = [Some(*OPSETS.end()), Some(*OPSETS.start())];
+    candidates.into_iter().chain(ends).flatten().find(convertible).unwrap_or(DEFAULT_OPSET)
 }
 
 /// Whether a node of ONNX is written as it was read: an operator that is only carried through, or one with a sub-graph.

@@ -71,7 +71,7 @@ impl Op for Concat {
         let at = axis(self.axis, dims.first()?.len()).ok()?;
         let sizes: Vec<i64> = dims.iter().map(|d| d[at] as i64).collect();
         let sizes = cx.constant_value(list(&sizes));
-        let split = Split { axis: self.axis, parts: None };
+        let split = Split { axis: self.axis, ..Split::default() };
         let parts = cx.add_multi(Arc::new(split), &[cx.d_output(0), Some(sizes)], ins.len())?;
         for (i, d) in parts.into_iter().enumerate() {
             cx.set(i, d);

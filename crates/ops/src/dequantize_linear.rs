@@ -1,8 +1,8 @@
 //! `DequantizeLinear` (ONNX 10, 13, 19, 21): `(x - zero_point) * scale`, per tensor or per axis.
 
-use crate::quantize_linear::{Scaling, check_zero_point, code, extra, rows};
+use crate::quantize_linear::{Scaling, check_zero_point, code, extra, rows, to_onnx};
 use crate::shapes::channel_scale;
-use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
+use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
 use kernels::quant::{Grid, Quantizer, Scales, dequantize_i8, dequantize_i32, dequantize_u8};
 use tensor::DType;
 
@@ -11,7 +11,7 @@ use tensor::DType;
 pub struct DequantizeLinear {
     /// Channel axis of a per-channel scale; negative counts from the end.
     pub axis: i64,
-    /// Attributes of later opsets that we keep but do not compute (`block_size`).
+    /// Attributes of later opsets that differ from their defaults (`block_size`, `output_dtype`).
     pub extra: Vec<(String, i64)>,
 }
 
@@ -61,6 +61,10 @@ impl Op for DequantizeLinear {
     fn attrs(&self) -> Attrs {
         let attrs = Attrs::new().with_int("axis", self.axis, 1);
         self.extra.iter().fold(attrs, |a, (name, value)| a.with(name, Attr::Int(*value)))
+    }
+
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        to_onnx(self, &self.extra, opset)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

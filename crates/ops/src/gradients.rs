@@ -464,7 +464,8 @@ pub(crate) const DRAWN: &[(&str, &str, Case)] = &[
     ("", "RMSNormalization", |d| {
         let x = d.dims(1, 4);
         let axis = d.int(0, x.len());
-        Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[axis..], 0.5, 1.5)])
+        let scale = d.int(axis, x.len() + 1);
+        Drawn::of([d.tensor(&x, -2.0, 2.0), d.tensor(&x[scale..], 0.5, 1.5)])
             .int("axis", signed(d, axis, x.len()))
             .float("epsilon", 0.1)
     }),

@@ -1,7 +1,7 @@
 //! `MatMul` (ONNX 1, 9, 13): matrix product with NumPy's rules for more or fewer than two axes; and its gradient
 //! `qat.MatMulGrad`. The history of the operator brings element types only.
 
-use crate::shapes::{broadcast, check_table, products};
+use crate::shapes::{broadcast, check_table, products, same_dtype};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, QuantRole, Step, Type, Vjp};
 use kernels::broadcast::broadcast_shape;
 use kernels::matmul::{Matrix, MatrixMut, multiply, multiply_batched};
@@ -46,8 +46,8 @@ impl Op for MatMul {
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let (a, b) = (cx.float(0)?, cx.float(1)?);
-        Ok(vec![Type { dtype: a.dtype, shape: product_shape(a, b)? }])
+        let (a, b) = (cx.ty(0)?, cx.ty(1)?);
+        Ok(vec![Type { dtype: same_dtype(a, b)?, shape: product_shape(a, b)? }])
     }
 
     fn vjp(&self, cx: &mut Vjp) -> Option<()> {
@@ -282,6 +282,24 @@ impl Op for MatMulGrad {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use ir::Arg;
+    use tensor::DType;
+
+    #[test]
+    fn integers_have_a_shape_too() {
+        let types = [Type::unknown(), Type::new(DType::I32, [3usize, 2])];
+        let infer = |a: &Type, b: &Type| {
+            MatMul
+                .infer(&Infer::new(&[a, b].map(|ty| Some(Arg { ty, value: None })), 1))
+                .map(|y| y[0].clone())
+        };
+        assert_eq!(
+            infer(&types[1], &Type::new(DType::I32, [2usize, 4])).unwrap(),
+            Type::new(DType::I32, [3usize, 4])
+        );
+        assert_eq!(infer(&types[0], &types[1]).unwrap(), Type::of(DType::I32));
+        assert!(infer(&types[1], &Type::of(DType::F32)).unwrap_err().contains("one element type"));
+    }
     use ir::eval;
     use tensor::Tensor;
 

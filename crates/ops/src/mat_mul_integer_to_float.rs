@@ -2,7 +2,7 @@
 
 use crate::q_linear::{MICROSOFT, affine_at, codes, per_channel};
 use crate::q_linear_mat_mul::{product, rows_by_matrix};
-use crate::shapes::products;
+use crate::shapes::{products, untouched_of};
 use ir::{Infer, Io, Lower, Op, Parse, Parsed, Step, Type};
 use tensor::DType;
 
@@ -11,10 +11,10 @@ use tensor::DType;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MatMulIntegerToFloat;
 
-/// Reads the operator.
+/// Reads the operator. One with a bias is carried through.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     if cx.ins > 6 {
-        return Err("the bias should be added by an operator of its own".into());
+        return Ok(untouched_of(MICROSOFT, "MatMulIntegerToFloat", cx));
     }
     Ok(MatMulIntegerToFloat.into())
 }
@@ -58,6 +58,13 @@ mod tests {
     use super::*;
     use crate::testing::run;
     use tensor::Tensor;
+
+    #[test]
+    fn a_bias_is_carried_through() {
+        let op = parse(&Parse { attrs: &ir::Attrs::new(), opset: 1, ins: 7, outs: 1 }).unwrap().op;
+        assert!(op.is::<ir::Opaque>().is_some());
+        assert_eq!((op.domain(), op.name()), (MICROSOFT, "MatMulIntegerToFloat"));
+    }
 
     #[test]
     fn sums_are_exact() {

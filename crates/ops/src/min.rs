@@ -4,7 +4,8 @@ use crate::binary;
 use ir::{Infer, Layouts, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::elementwise::Binary;
 
-/// The smallest of the operands; equal ones share the gradient, one or more, which broadcast. f32; two may be integers.
+/// The smallest of the operands, one or more, which broadcast; equal ones share the gradient. f32; two may be
+/// integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Min;
 

@@ -1,6 +1,6 @@
 //! `Neg` (ONNX 6, 13): `-x`.
 
 crate::unary::operator! {
-    /// `-x`, for f32 of any shape.
+    /// `-x`, for f32 and integers of any shape.
     pub struct Neg: Float
 }

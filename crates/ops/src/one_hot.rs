@@ -18,7 +18,7 @@ impl Default for OneHot {
     }
 }
 
-/// Reads the operator.
+/// Reads the operator. An index below 0 counts from the end at opset 9 too, as in ONNX Runtime.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     Ok(OneHot { axis: cx.attrs.int("axis", -1)? }.into())
 }

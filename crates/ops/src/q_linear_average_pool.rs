@@ -3,6 +3,7 @@
 use crate::AveragePool;
 use crate::max_pool::{plan, pooled};
 use crate::q_linear::{MICROSOFT, affine, infer_unary};
+use crate::shapes::untouched_of;
 use ir::{Attrs, Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer;
 
@@ -14,10 +15,10 @@ pub struct QLinearAveragePool {
     pub pool: AveragePool,
 }
 
-/// Reads the operator.
+/// Reads the operator. One on channels-last images is carried through.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     if cx.attrs.int("channels_last", 0)? != 0 {
-        return Err("channels_last should be 0".into());
+        return Ok(untouched_of(MICROSOFT, "QLinearAveragePool", cx));
     }
     Ok(QLinearAveragePool { pool: AveragePool::from_attrs(cx.attrs)? }.into())
 }
@@ -62,6 +63,13 @@ mod tests {
     use crate::window::Window;
     use crate::{DequantizeLinear, QuantizeLinear};
     use tensor::Tensor;
+
+    #[test]
+    fn channels_last_images_are_carried_through() {
+        let attrs = ir::Attrs::new().with_int("channels_last", 1, 0);
+        let op = parse(&Parse { attrs: &attrs, opset: 1, ins: 5, outs: 1 }).unwrap().op;
+        assert_eq!((op.is::<ir::Opaque>().is_some(), op.attrs()), (true, attrs));
+    }
 
     #[test]
     fn agrees_with_the_float_operator_between_pairs() {

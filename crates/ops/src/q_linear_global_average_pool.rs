@@ -2,6 +2,7 @@
 
 use crate::global_average_pool::{image, per_channel};
 use crate::q_linear::{MICROSOFT, affine, infer_unary};
+use crate::shapes::untouched_of;
 use ir::{Infer, Io, Layouts, Lower, Op, Parse, Parsed, Step, Type};
 use kernels::integer;
 
@@ -10,10 +11,10 @@ use kernels::integer;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QLinearGlobalAveragePool;
 
-/// Reads the operator.
+/// Reads the operator. One on channels-last images is carried through.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     if cx.attrs.int("channels_last", 0)? != 0 {
-        return Err("channels_last should be 0".into());
+        return Ok(untouched_of(MICROSOFT, "QLinearGlobalAveragePool", cx));
     }
     Ok(QLinearGlobalAveragePool.into())
 }
@@ -52,6 +53,13 @@ mod tests {
     use super::*;
     use crate::testing::run;
     use tensor::{DType, Tensor};
+
+    #[test]
+    fn channels_last_images_are_carried_through() {
+        let attrs = ir::Attrs::new().with_int("channels_last", 1, 0);
+        let op = parse(&Parse { attrs: &attrs, opset: 1, ins: 5, outs: 1 }).unwrap().op;
+        assert_eq!((op.is::<ir::Opaque>().is_some(), op.attrs()), (true, attrs));
+    }
 
     #[test]
     fn means_of_codes() {

@@ -1,7 +1,7 @@
 //! `QuantizeLinear` (ONNX 10, 13, 19, 21): `saturate(round_half_even(x / scale) + zero_point)`, per tensor or per axis.
 
 use crate::shapes::channel_scale;
-use ir::{Attr, Attrs, Infer, Io, Layout, Layouts, Lower, Op, Operand, Parse, Parsed, Step, Type};
+use ir::{Attr, Attrs, Infer, Io, Layout, Layouts, Lower, OnnxForm, Op, Operand, Parse, Parsed, Step, Type};
 use kernels::quant::{Axis, Grid, Quantizer, Scales, quantize_i8, quantize_u8};
 use tensor::DType;
 
@@ -10,7 +10,8 @@ use tensor::DType;
 pub struct QuantizeLinear {
     /// Channel axis of a per-channel scale; negative counts from the end.
     pub axis: i64,
-    /// Attributes of later opsets that we keep but do not compute (`block_size`, `output_dtype`, `saturate`).
+    /// Attributes of later opsets that differ from their defaults (`block_size`, `output_dtype`, `precision`,
+    /// `saturate`).
     pub extra: Vec<(String, i64)>,
 }
 
@@ -20,15 +21,27 @@ impl Default for QuantizeLinear {
     }
 }
 
-/// Attributes of later opsets that quantization here does not compute with, kept for the round trip.
+/// Attributes that came after opset 13: name, default, and since when there is one.
+const EXTRA: [(&str, i64, i64); 4] =
+    [("block_size", 0, 21), ("output_dtype", 0, 21), ("precision", 0, 23), ("saturate", 1, 19)];
+
+/// Those that are given and differ from their defaults.
 pub(crate) fn extra(attrs: &Attrs) -> Vec<(String, i64)> {
-    ["block_size", "output_dtype", "saturate", "precision"]
-        .iter()
-        .filter_map(|name| match attrs.get(name) {
-            Some(Attr::Int(x)) => Some((name.to_string(), *x)),
-            _ => None,
-        })
-        .collect()
+    let given = |(name, default, _): &(&str, i64, i64)| match attrs.get(name) {
+        Some(Attr::Int(x)) if x != default => Some((name.to_string(), *x)),
+        _ => None,
+    };
+    EXTRA.iter().filter_map(given).collect()
+}
+
+/// The form at `opset` of an operator with these [`extra`] attributes.
+pub(crate) fn to_onnx(op: &dyn Op, extra: &[(String, i64)], opset: i64) -> Result<OnnxForm, String> {
+    for (name, _, since) in EXTRA {
+        if opset < since && extra.iter().any(|(given, _)| given == name) {
+            return Err(format!("{} has no {name} before opset {since}", op.name()));
+        }
+    }
+    crate::unary::since(op, opset, 10)
 }
 
 /// Reads the operator.
@@ -197,8 +210,13 @@ impl Op for QuantizeLinear {
         self.extra.iter().fold(attrs, |a, (name, value)| a.with(name, Attr::Int(*value)))
     }
 
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        to_onnx(self, &self.extra, opset)
+    }
+
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
-        let x = cx.float(0)?;
+        // int32 is read and written; only floats are quantized here.
+        let x = cx.ty(0)?;
         let scale = cx.float(1)?;
         let dtype = if cx.has(2) {
             cx.ty(2)?.dtype
@@ -264,6 +282,33 @@ mod tests {
             ir::eval(&QuantizeLinear::default(), &[Some(&x), Some(&Tensor::scalar(0.5f32)), Some(&zp)], 1)
                 .unwrap();
         assert_eq!(y[0], Tensor::new(&[4], vec![0u8, 1, 3, 255]));
+    }
+
+    #[test]
+    fn attributes_of_later_opsets() {
+        let parsed = |name: &str, value: i64| {
+            let attrs = Attrs::new().with(name, Attr::Int(value));
+            let cx = Parse { attrs: &attrs, opset: 23, ins: 3, outs: 1 };
+            [parse(&cx).unwrap().op, crate::dequantize_linear::parse(&cx).unwrap().op]
+        };
+        for (name, default, since) in EXTRA {
+            for op in parsed(name, default) {
+                assert!(op.to_onnx(13).unwrap().attrs.is_empty());
+            }
+            for op in parsed(name, default ^ 1) {
+                assert_eq!(op.to_onnx(since).unwrap().attrs.int(name, default), Ok(default ^ 1));
+                let e = op.to_onnx(since - 1).unwrap_err();
+                assert_eq!(e, format!("{} has no {name} before opset {since}", op.name()));
+            }
+        }
+    }
+
+    #[test]
+    fn integers_have_a_type_of_codes() {
+        let (x, scale) = (Type::new(DType::I32, [3usize]), Type::new(DType::F32, [0usize; 0]));
+        let args = [&x, &scale].map(|ty| Some(ir::Arg { ty, value: None }));
+        let y = QuantizeLinear::default().infer(&Infer::new(&args, 1)).unwrap();
+        assert_eq!(y, [Type::new(DType::U8, [3usize])]);
     }
 
     #[test]

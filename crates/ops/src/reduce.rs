@@ -75,9 +75,18 @@ impl Form {
 
     /// Binds `op` of operand 0.
     pub(crate) fn lower(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
-        match cx.input(0)?.dtype {
-            DType::I64 => return self.lower_integer(op, cx),
-            DType::Bool => return self.lower_bool(op, cx),
+        let dtype = cx.input(0)?.dtype;
+        let extreme = match op {
+            Reduce::Max => self.lower_extreme(dtype, cx, true),
+            Reduce::Min => self.lower_extreme(dtype, cx, false),
+            _ => None,
+        };
+        match (extreme, dtype) {
+            (Some(step), _) => return step,
+            (None, DType::I64) => return self.lower_integer(op, cx),
+            (None, DType::Bool) => {
+                return Err("booleans have a largest and a smallest, but no sum".into());
+            }
             _ => {}
         }
         let (x, y) = (cx.typed::<f32>(0)?, &cx.outs[0]);
@@ -121,25 +130,39 @@ impl Form {
         Ok(Step::new(run).workspace::<f32>(scratch + between))
     }
 
-    /// As [`Form::lower`] for i64. A mean is truncated.
-    fn lower_integer(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
-        let fold: fn(&[i64]) -> i64 = match op {
-            Reduce::Sum => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b)),
-            Reduce::L1 => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_abs())),
-            Reduce::SumSquare => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_mul(b))),
-            Reduce::Max => |x: &[i64]| x.iter().fold(i64::MIN, |a, &b| a.max(b)),
-            Reduce::Min => |x: &[i64]| x.iter().fold(i64::MAX, |a, &b| a.min(b)),
-            _ => return Err("the executor reduces integers to sums, largest and smallest only".into()),
-        };
-        self.lower_groups(cx, fold)
+    /// The largest or the smallest integer or boolean, in their own type: of nothing it is an end of what the type
+    /// holds. `None` for other types.
+    fn lower_extreme(&self, dtype: DType, cx: &Lower, largest: bool) -> Option<Result<Step, String>> {
+        macro_rules! step {
+            ($low:expr, $high:expr) => {
+                match largest {
+                    true => self.lower_groups(cx, |x| x.iter().fold($low, |a, &b| a.max(b))),
+                    false => self.lower_groups(cx, |x| x.iter().fold($high, |a, &b| a.min(b))),
+                }
+            };
+        }
+        Some(match dtype {
+            DType::Bool => step!(0u8, 1u8),
+            DType::I8 => step!(i8::MIN, i8::MAX),
+            DType::U8 => step!(u8::MIN, u8::MAX),
+            DType::I16 => step!(i16::MIN, i16::MAX),
+            DType::U16 => step!(u16::MIN, u16::MAX),
+            DType::I32 => step!(i32::MIN, i32::MAX),
+            DType::U32 => step!(u32::MIN, u32::MAX),
+            DType::I64 => step!(i64::MIN, i64::MAX),
+            DType::U64 => step!(u64::MIN, u64::MAX),
+            _ => return None,
+        })
     }
 
-    /// As [`Form::lower`] for booleans.
-    fn lower_bool(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
-        let fold: fn(&[u8]) -> u8 = match op {
-            Reduce::Max => |x: &[u8]| x.iter().fold(0, |a, &b| a.max(b)),
-            Reduce::Min => |x: &[u8]| x.iter().fold(1, |a, &b| a.min(b)),
-            _ => return Err("booleans have a largest and a smallest, but no sum".into()),
+    /// Sums and means as [`Form::lower`], for i64. A mean is truncated, and 0 of nothing.
+    fn lower_integer(&self, op: Reduce, cx: &Lower) -> Result<Step, String> {
+        let fold: fn(&[i64]) -> i64 = match op {
+            Reduce::Sum => sum,
+            Reduce::Mean => |x: &[i64]| sum(x) / x.len().max(1) as i64,
+            Reduce::L1 => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_abs())),
+            Reduce::SumSquare => |x: &[i64]| x.iter().fold(0, |a, &b| a.wrapping_add(b.wrapping_mul(b))),
+            _ => return Err("the executor takes no root and no largest magnitude of integers".into()),
         };
         self.lower_groups(cx, fold)
     }
@@ -178,15 +201,20 @@ impl Form {
         Ok(Step::new(run).workspace::<T>(len))
     }
 
-    /// Emits the gradient of operand 0.
-    pub(crate) fn vjp(&self, of: Reduce, cx: &mut Vjp) -> Option<()> {
-        let x = cx.input(0)?;
-        let shape = cx.dims(x)?;
+    /// The shape of operand 0, and the axes that are reduced.
+    fn reduced_axes(&self, cx: &Vjp) -> Option<(Vec<usize>, Vec<usize>)> {
+        let shape = cx.dims(cx.input(0)?)?;
         let given = match cx.input(1) {
             Some(axes) => cx.constant(axes)?.to_i64(),
             None => Vec::new(),
         };
         let axes = self.axes(&given, shape.len()).ok()?;
+        Some((shape, axes))
+    }
+
+    /// Emits the gradient of operand 0.
+    pub(crate) fn vjp(&self, of: Reduce, cx: &mut Vjp) -> Option<()> {
+        let (shape, axes) = self.reduced_axes(cx)?;
         let (x, y) = reads(of);
         let ins = [cx.d_output(0), cx.input(0).filter(|_| x), Some(cx.output(0)).filter(|_| y)];
         let ins = &ins[..1 + usize::from(x) + usize::from(y)];
@@ -194,6 +222,10 @@ impl Form {
         cx.set(0, d);
         Some(())
     }
+}
+
+fn sum(x: &[i64]) -> i64 {
+    x.iter().fold(0, |a, &b| a.wrapping_add(b))
 }
 
 /// Whether the gradient reads the operand, and the result.
@@ -396,12 +428,7 @@ pub(crate) use operator;
 /// Operand, result and its gradient, the last two with the reduced axes as size 1: what gradients of folds read.
 pub(crate) fn aligned(form: Form, cx: &mut Vjp) -> Option<[ir::ValueId; 3]> {
     let (x, y, dy) = (cx.input(0)?, cx.output(0), cx.d_output(0)?);
-    let shape = cx.dims(x)?;
-    let given = match cx.input(1) {
-        Some(axes) => cx.constant(axes)?.to_i64(),
-        None => Vec::new(),
-    };
-    let axes = form.axes(&given, shape.len()).ok()?;
+    let (shape, axes) = form.reduced_axes(cx)?;
     let kept: Vec<i64> = reduced(&shape, &axes, true, 1).iter().map(|&n| n as i64).collect();
     let kept = cx.constant_value(list(&kept));
     let mut align = |v| cx.add(crate::Reshape::default(), &[v, kept]);
@@ -440,9 +467,30 @@ mod tests {
         assert_eq!(value(&ReduceSum::default(), &[0, 2]), [14, 26, 20]);
         assert_eq!(value(&ReduceMax { form: form(false) }, &[1]), [3, 4, 11, 12]);
         assert_eq!(value(&ReduceMin::default(), &[]), [-3]);
-        assert!(eval(&ReduceMean::default(), &[&x]).unwrap_err().contains("integers"));
+        assert!(eval(&ReduceL2::default(), &[&x]).unwrap_err().contains("integers"));
+        assert_eq!(value(&ReduceMean::default(), &[0, 2]), [3, 6, 5]);
+        let negative = Tensor::new(&[3], vec![-1i64, -2, -4]);
+        assert_eq!(eval(&ReduceMean::default(), &[&negative, &list(&[0])]).unwrap().to_i64(), [-2]);
         let none = Tensor::zeros(DType::I64, &[0, 2]);
         assert_eq!(eval(&ReduceSum::default(), &[&none, &list(&[0])]).unwrap().to_i64(), [0, 0]);
+        assert_eq!(eval(&ReduceMean::default(), &[&none, &list(&[0])]).unwrap().to_i64(), [0, 0]);
+    }
+
+    #[test]
+    fn the_largest_and_the_smallest_of_no_integers() {
+        let of = |op: &dyn Op, x: &Tensor| ir::eval(op, &[Some(x), Some(&list(&[1]))], 1).unwrap().remove(0);
+        macro_rules! ends {
+            ($($t:ty),*) => {$(
+                let none = Tensor::new::<$t>(&[1, 0], vec![]);
+                assert_eq!(of(&ReduceMax::default(), &none), Tensor::new(&[1, 1], vec![<$t>::MIN]));
+                assert_eq!(of(&ReduceMin::default(), &none), Tensor::new(&[1, 1], vec![<$t>::MAX]));
+            )*};
+        }
+        ends!(i8, u8, i16, u16, i32, u32, i64, u64);
+        let x = Tensor::new(&[1, 3], vec![7u64, u64::MAX, 3]);
+        assert_eq!(of(&ReduceMax::default(), &x), Tensor::new(&[1, 1], vec![u64::MAX]));
+        let x = Tensor::bools(&[1, 0], &[]);
+        assert_eq!(of(&ReduceMin::default(), &x), Tensor::bools(&[1, 1], &[true]));
     }
 
     #[test]

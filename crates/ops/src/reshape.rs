@@ -1,6 +1,7 @@
 //! `Reshape` (ONNX 5, 13, 14, 19, 21): the same elements under another shape.
 
-use ir::{Attrs, Dim, Infer, Lower, Op, Parse, Parsed, QuantRole, Step, Type, ValueId, Vjp};
+use ir::{Attrs, Dim, Infer, Lower, OnnxForm, Op, Parse, Parsed, QuantRole, Step, Type, ValueId, Vjp};
+use std::sync::Arc;
 
 /// `Reshape(x, shape)`: `shape` i64; -1 stands for what is left over (once), 0 for the size of the operand at that place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +92,20 @@ impl Op for Reshape {
         Attrs::new().with_int("allowzero", self.allow_zero.into(), 0)
     }
 
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        if opset < 14 && self.allow_zero {
+            return Err("Reshape has no allowzero before opset 14".into());
+        }
+        crate::unary::since(self, opset, 5)
+    }
+
+    /// Where no size is 0, it does not matter what 0 means.
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        let target = crate::shapes::integers(cx, 1).ok()??;
+        let plain = self.allow_zero && !target.contains(&0);
+        plain.then(|| Arc::new(Reshape::default()) as Arc<dyn Op>)
+    }
+
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
         let (x, target) = (cx.ty(0)?, cx.ty(1)?);
         let shape = match (crate::shapes::integers(cx, 1)?, &x.shape, &target.shape) {
@@ -163,6 +178,20 @@ mod tests {
         let empty = [0, 3].map(Dim::from);
         assert_eq!(shape(&empty, &[3, 0], true).unwrap(), "float[3,0]");
         assert_eq!(shape(&empty, &[0, -1], true).unwrap(), "float[0,0]");
+    }
+
+    #[test]
+    fn zeros_before_opset_14() {
+        let (x, ty) = (Type::new(DType::F32, [0usize, 3]), Type::new(DType::I64, [2usize]));
+        let written = |target: &[i64], opset: i64| {
+            let target = list(target);
+            let args = [Some(Arg { ty: &x, value: None }), Some(Arg { ty: &ty, value: Some(&target) })];
+            let op: Arc<dyn Op> = Arc::new(Reshape { allow_zero: true });
+            op.settled(&Infer::new(&args, 1)).unwrap_or(op).to_onnx(opset).map(|form| form.attrs)
+        };
+        assert!(written(&[3, 0], 13).unwrap_err().contains("before opset 14"));
+        assert_eq!(written(&[3, 0], 14).unwrap().int("allowzero", 0), Ok(1));
+        assert!(written(&[3, -1], 13).unwrap().is_empty());
     }
 
     #[test]

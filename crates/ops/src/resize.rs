@@ -47,6 +47,8 @@ pub enum Nearest {
     RoundPreferCeil,
     Floor,
     Ceil,
+    /// Opset 10: on each axis the ceiling where the result is smaller, else the floor.
+    ByScale,
 }
 
 /// What `sizes` mean when they would change the aspect ratio (opset 18).
@@ -72,11 +74,12 @@ const COORDINATES: [(&str, Coordinates); 7] = [
     ("tf_crop_and_resize", Coordinates::TfCropAndResize),
 ];
 
-const NEAREST: [(&str, Nearest); 4] = [
+const NEAREST: [(&str, Nearest); 5] = [
     ("round_prefer_floor", Nearest::RoundPreferFloor),
     ("round_prefer_ceil", Nearest::RoundPreferCeil),
     ("floor", Nearest::Floor),
     ("ceil", Nearest::Ceil),
+    ("by_scale", Nearest::ByScale),
 ];
 
 const ASPECT_RATIOS: [(&str, AspectRatio); 3] = [
@@ -143,7 +146,8 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     if cx.opset > 10 {
         return Ok(op.into());
     }
-    let op = Resize { coordinates: Coordinates::Asymmetric, nearest: Nearest::Floor, ..op };
+    let nearest = if op.mode == Interpolation::Nearest { Nearest::ByScale } else { Nearest::default() };
+    let op = Resize { coordinates: Coordinates::Asymmetric, nearest, ..op };
     Ok(Parsed { moved: vec![(1, 2)], ..op.into() })
 }
 
@@ -311,7 +315,8 @@ impl Resize {
                 let nearest = match self.nearest {
                     Nearest::RoundPreferFloor => (x - 0.5).ceil(),
                     Nearest::RoundPreferCeil => (x + 0.5).floor(),
-                    Nearest::Floor => x.floor(),
+                    Nearest::ByScale if scale < 1.0 => x.ceil(),
+                    Nearest::Floor | Nearest::ByScale => x.floor(),
                     Nearest::Ceil => x.ceil(),
                 };
                 return vec![(nearest.clamp(0.0, last) as usize, 1.0)];
@@ -439,7 +444,24 @@ impl Op for Resize {
         if self.coordinates == Coordinates::TfHalfPixelForNn {
             return Err("Resize has no tf_half_pixel_for_nn from opset 13 on".into());
         }
+        if self.nearest == Nearest::ByScale {
+            return Err(
+                "Resize has one nearest_mode for all axes, larger or smaller, from opset 11 on".into()
+            );
+        }
         Ok(OnnxForm { op_type: self.name().into(), attrs: self.attrs(), ..OnnxForm::default() })
+    }
+
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        let scales = cx.value(2).filter(|_| self.nearest == Nearest::ByScale)?.to_f32();
+        let nearest = if scales.iter().all(|&s| s >= 1.0) {
+            Nearest::Floor
+        } else if scales.iter().all(|&s| s <= 1.0) {
+            Nearest::Ceil
+        } else {
+            return None;
+        };
+        Some(Arc::new(Resize { nearest, ..self.clone() }))
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -787,6 +809,28 @@ mod tests {
         let ten = parse(&Parse { attrs: &Attrs::new(), opset: 10, ins: 2, outs: 1 }).unwrap();
         assert_eq!(ten.moved, [(1, 2)]);
         assert_eq!(ten.op.is::<Resize>().unwrap().coordinates, Coordinates::Asymmetric);
+    }
+
+    // Numbers of ONNX Runtime.
+    #[test]
+    fn nearest_of_opset_10() {
+        let op = parse(&Parse { attrs: &Attrs::new(), opset: 10, ins: 2, outs: 1 }).unwrap().op;
+        let resize = op.is::<Resize>().unwrap();
+        let x = Tensor::new(&[1, 1, 2, 4], (1..9).map(|i| i as f32).collect());
+        let mixed = [1.0, 1.0, 2.0, 0.6];
+        close(&by_scales(resize, &x, &[1.0, 1.0, 0.6, 0.6]).unwrap(), &[1.0, 3.0]);
+        close(&by_scales(resize, &x, &mixed).unwrap(), &[1.0, 3.0, 1.0, 3.0, 5.0, 7.0, 5.0, 7.0]);
+        let (ty, list) = (Type::new(DType::F32, [1usize, 1, 2, 4]), Type::new(DType::F32, [4usize]));
+        let written = |scales: &[f32]| {
+            let scales = Tensor::new(&[4], scales.to_vec());
+            let args =
+                [Some(Arg { ty: &ty, value: None }), None, Some(Arg { ty: &list, value: Some(&scales) })];
+            let settled = op.settled(&Infer::new(&args, 1)).unwrap_or(op.clone());
+            settled.to_onnx(17).map(|form| form.attrs.str("nearest_mode", "").unwrap().to_string())
+        };
+        assert_eq!(written(&[1.0, 1.0, 2.0, 1.5]).unwrap(), "floor");
+        assert_eq!(written(&[1.0, 1.0, 0.5, 0.6]).unwrap(), "ceil");
+        assert!(written(&mixed).unwrap_err().contains("one nearest_mode"));
     }
 
     #[test]

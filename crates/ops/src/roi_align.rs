@@ -86,25 +86,31 @@ fn around(y: f32, x: f32, height: usize, width: usize) -> [(usize, f32); 4] {
 }
 
 impl RoiAlign {
-    /// Values of one region of an image of shape `(C, height, width)`.
-    fn region(&self, image: &[f32], [height, width]: [usize; 2], region: &[f32], y: &mut [f32]) {
+    /// Where a region begins, how large its cells are, and how many values each has; all from top to bottom, then from
+    /// left to right.
+    fn cells(&self, region: &[f32]) -> ([f32; 2], [f32; 2], [usize; 2]) {
         let offset = if self.half_pixel { 0.5 } else { 0.0 };
         let [left, top, right, bottom] = [0, 1, 2, 3].map(|i| region[i] * self.scale - offset);
         let size = |low: f32, high: f32| if self.half_pixel { high - low } else { (high - low).max(1.0) };
-        let cell = (size(top, bottom) / self.height as f32, size(left, right) / self.width as f32);
-        let samples = |cell: f32| match self.samples {
+        let cell = [size(top, bottom) / self.height as f32, size(left, right) / self.width as f32];
+        let samples = cell.map(|cell| match self.samples {
             0 => (cell.ceil().max(0.0) as usize).min(MOST_SAMPLES),
             n => n.min(MOST_SAMPLES),
-        };
-        let (rows, columns) = (samples(cell.0), samples(cell.1));
+        });
+        ([top, left], cell, samples)
+    }
+
+    /// Values of one region of an image of shape `(C, height, width)`.
+    fn region(&self, image: &[f32], [height, width]: [usize; 2], region: &[f32], y: &mut [f32]) {
+        let ([top, left], cell, [rows, columns]) = self.cells(region);
         let area = height * width;
         for at in 0..self.height * self.width {
             let (row, column) = ((at / self.width) as f32, (at % self.width) as f32);
             let places = (0..rows).flat_map(|i| (0..columns).map(move |j| (i as f32, j as f32)));
             let taps: Vec<[(usize, f32); 4]> = places
                 .map(|(i, j)| {
-                    let y = top + row * cell.0 + (i + 0.5) * cell.0 / rows as f32;
-                    let x = left + column * cell.1 + (j + 0.5) * cell.1 / columns as f32;
+                    let y = top + row * cell[0] + (i + 0.5) * cell[0] / rows as f32;
+                    let x = left + column * cell[1] + (j + 0.5) * cell[1] / columns as f32;
                     around(y, x, height, width)
                 })
                 .collect();
@@ -171,8 +177,18 @@ impl Op for RoiAlign {
     }
 
     fn flops(&self, cx: &Lower) -> Option<u64> {
-        let samples = if self.samples == 0 { MOST_SAMPLES } else { self.samples.min(MOST_SAMPLES) };
-        crate::shapes::products(cx.outs[0].len(), 4 * samples * samples)
+        let &[_, channels, height, width] = &cx.optional(0)?.shape[..] else { return None };
+        let regions = cx.optional(1)?;
+        let values = |region: &[f32]| self.cells(region).2.iter().product::<usize>();
+        let values: usize = match &regions.value {
+            Some(known) => known.to_f32().chunks_exact(4).map(values).sum(),
+            // Each may be as large as its image.
+            None => {
+                let whole = [0.0, 0.0, width as f32, height as f32].map(|at| at / self.scale);
+                (regions.len() / 4).saturating_mul(values(&whole))
+            }
+        };
+        crate::shapes::products(4 * channels * self.height * self.width, values)
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
@@ -227,5 +243,25 @@ mod tests {
         assert!(eval(&op, &[&x, &region, &batches(1)]).unwrap_err().contains("there are 1"));
         let endless = Tensor::new(&[1, 4], vec![f32::NEG_INFINITY, 0.0, f32::NAN, f32::INFINITY]);
         assert!(eval(&RoiAlign { samples: 0, ..op }, &[&x, &endless, &batches(0)]).is_ok());
+    }
+
+    #[test]
+    fn work_is_that_of_the_regions() {
+        let operand = |shape: &[usize], value| ir::Operand {
+            dtype: DType::F32,
+            shape: shape.to_vec(),
+            layout: ir::Layout::Plain,
+            value,
+        };
+        let flops = |samples, regions| {
+            let op = RoiAlign { height: 2, width: 2, samples, scale: 0.5, max: false, half_pixel: true };
+            let ins = vec![Some(operand(&[1, 3, 16, 8], None)), Some(operand(&[1, 4], regions)), None];
+            op.flops(&Lower { ins, outs: vec![operand(&[1, 3, 2, 2], None)] })
+        };
+        // Cells of 8 by 4 elements, of 2 by 1, and of 5 by 5 values; four neighbours each, in 3 * 2 * 2 cells.
+        assert_eq!(flops(0, None), Some(2 * 12 * 4 * 32));
+        let region = Tensor::new(&[1, 4], vec![0f32, 0.0, 4.0, 8.0]);
+        assert_eq!(flops(0, Some(region)), Some(2 * 12 * 4 * 2));
+        assert_eq!(flops(5, None), Some(2 * 12 * 4 * 25));
     }
 }

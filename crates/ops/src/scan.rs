@@ -176,8 +176,9 @@ impl Op for Scan {
             return Ok(results.map(|o| Type { shape: None, ..*self.body.graph.ty(o.value) }).collect());
         }
         let operands = (0..cx.len()).map(|i| cx.ty(i).cloned()).collect::<Result<Vec<_>, _>>()?;
-        if operands.len() != self.body.formals() + self.body.captured {
-            return Err(format!("{} operands are missing", self.body.formals()));
+        let wanted = self.body.formals() + self.body.captured;
+        if operands.len() != wanted {
+            return Err(format!("the body takes {wanted} operands, but {} are given", operands.len()));
         }
         let (states, rest) = operands.split_at(self.states());
         let (sequences, captured) = rest.split_at(self.read.len());
@@ -188,7 +189,7 @@ impl Op for Scan {
             if let Some(shape) = &mut element.shape {
                 let at = axis(sequence.axis, shape.len())?;
                 let n = shape.remove(at);
-                if n.fixed().is_some() {
+                if n.fixed().is_some() || steps == Dim::Unknown {
                     steps = n;
                 }
             }
@@ -225,5 +226,48 @@ impl Evaluate for Scan {
             return Err("an operand is missing".into());
         }
         self.run(&operands)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ir::{Arg, Graph};
+    use std::sync::Arc;
+    use tensor::DType;
+
+    /// Gives every element of the sequences back.
+    fn scan(sequences: usize) -> Scan {
+        let mut body = Graph::new("body");
+        for i in 0..sequences {
+            let x = body.add_input(&format!("x{i}"), Type::of(DType::F32));
+            body.add_output(&format!("y{i}"), x);
+        }
+        let body = Subgraph { graph: Arc::new(body), captured: 0, encoded: Default::default() };
+        let all = vec![Sequence::default(); sequences];
+        Scan { body, read: all.clone(), made: all, batched: false }
+    }
+
+    fn infer(sequences: usize, types: &[Type]) -> Result<Vec<String>, String> {
+        let args: Vec<_> = types.iter().map(|ty| Some(Arg { ty, value: None })).collect();
+        let results = scan(sequences).infer(&Infer::new(&args, sequences))?;
+        Ok(results.iter().map(Type::to_string).collect())
+    }
+
+    #[test]
+    fn steps_may_have_a_name() {
+        let open = Type::new(DType::F32, [Dim::sym("N"), 3.into()]);
+        assert_eq!(infer(1, std::slice::from_ref(&open)).unwrap(), ["float[N,3]"]);
+        let known = Type::new(DType::F32, [5usize]);
+        for types in [[open.clone(), known.clone()], [known, open]] {
+            assert!(infer(2, &types).unwrap().iter().all(|ty| ty.starts_with("float[5")));
+        }
+    }
+
+    #[test]
+    fn missing_operands_are_counted() {
+        let e = infer(2, &[Type::of(DType::F32)]).unwrap_err();
+        assert_eq!(e, "the body takes 2 operands, but 1 are given");
     }
 }

@@ -4,7 +4,7 @@
 use crate::constant_of_shape::zeros_as;
 use crate::reduce_prod::Factors;
 use crate::{Cast, Div, Equal, Mul};
-use ir::{Attrs, Io, Lower, Op, Step, ValueId, Vjp};
+use ir::{Attrs, Io, Lower, OnnxForm, Op, Step, ValueId, Vjp};
 use tensor::{DType, Element};
 
 /// How a scattered element joins the one that is there (ONNX 16, 18).
@@ -36,6 +36,19 @@ impl Join {
     /// What [`Join::parse`] reads.
     pub(crate) fn name(self) -> &'static str {
         NAMES.iter().find(|(_, join)| *join == self).map_or("none", |(name, _)| name)
+    }
+
+    /// The form at `opset` of an operator that joins so.
+    pub(crate) fn to_onnx(self, op: &dyn Op, opset: i64) -> Result<OnnxForm, String> {
+        let since = match self {
+            Join::None => 11,
+            Join::Add | Join::Mul => 16,
+            Join::Max | Join::Min => 18,
+        };
+        if self != Join::None && opset < since {
+            return Err(format!("{} has no reduction \"{}\" before opset {since}", op.name(), self.name()));
+        }
+        crate::unary::since(op, opset, since)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::GatherElements;
 use crate::gather_elements::check_elements;
 use crate::scatter::{self, Join, index, position};
 use crate::shapes::axis;
-use ir::{Attrs, Infer, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attrs, Infer, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::strides;
 
 /// `ScatterElements(data, indices, updates)`: `data`, with each element of `updates` at the place where
@@ -29,6 +29,10 @@ impl Op for ScatterElements {
 
     fn attrs(&self) -> Attrs {
         Attrs::new().with_int("axis", self.axis, 0).with_str("reduction", self.reduction.name(), "none")
+    }
+
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        self.reduction.to_onnx(self, opset)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -74,6 +78,14 @@ mod tests {
         assert_eq!(value(Join::Add), [1, 12, 3, 24]);
         assert_eq!(value(Join::Mul), [1, 20, 3, 80]);
         assert_eq!([value(Join::Max), value(Join::Min)], [[1, 10, 3, 20], [1, 2, 3, 4]]);
+    }
+
+    #[test]
+    fn joins_are_those_of_later_opsets() {
+        let written = |reduction, opset| ScatterElements { axis: 0, reduction }.to_onnx(opset).is_ok();
+        assert!(written(Join::None, 13));
+        assert_eq!([15, 16].map(|opset| written(Join::Mul, opset)), [false, true]);
+        assert_eq!([17, 18].map(|opset| written(Join::Max, opset)), [false, true]);
     }
 
     #[test]

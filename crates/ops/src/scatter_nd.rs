@@ -2,7 +2,7 @@
 
 use crate::GatherND;
 use crate::scatter::{self, Join, index};
-use ir::{Attrs, Infer, Lower, Op, Parse, Parsed, Step, Type, Vjp};
+use ir::{Attrs, Infer, Lower, OnnxForm, Op, Parse, Parsed, Step, Type, Vjp};
 use kernels::select::strides;
 
 /// `ScatterND(data, indices, updates)`: `data`, with each slice of `updates` at the place where [`GatherND`] would read
@@ -25,6 +25,10 @@ impl Op for ScatterND {
 
     fn attrs(&self) -> Attrs {
         Attrs::new().with_str("reduction", self.reduction.name(), "none")
+    }
+
+    fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        self.reduction.to_onnx(self, opset)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -70,6 +74,14 @@ mod tests {
         assert_eq!(eval(&ScatterND::default(), &[&x, &at, &to]).unwrap().to_i64(), [12, 13, 2, 3, 10, 11]);
         let far = Tensor::new(&[2, 1], vec![3i64, 0]);
         assert!(eval(&ScatterND::default(), &[&x, &far, &to]).unwrap_err().contains("index 3"));
+    }
+
+    #[test]
+    fn joins_are_those_of_later_opsets() {
+        let written = |reduction, opset| ScatterND { reduction }.to_onnx(opset).is_ok();
+        assert!(written(Join::None, 13));
+        assert_eq!([15, 16].map(|opset| written(Join::Mul, opset)), [false, true]);
+        assert_eq!([17, 18].map(|opset| written(Join::Max, opset)), [false, true]);
     }
 
     #[test]

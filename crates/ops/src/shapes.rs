@@ -86,7 +86,12 @@ pub(crate) fn sum_to(cx: &mut Vjp, d: ValueId, operand: ValueId) -> Option<Value
 
 /// A node as the file has it, for forms of an operator that are not understood: it is carried through untouched.
 pub(crate) fn untouched(op_type: &str, cx: &Parse) -> Parsed {
-    Opaque { domain: String::new(), op_type: op_type.into(), attrs: cx.attrs.clone(), captured: 0 }.into()
+    untouched_of("", op_type, cx)
+}
+
+/// As [`untouched`], for an operator of another domain than that of ONNX.
+pub(crate) fn untouched_of(domain: &str, op_type: &str, cx: &Parse) -> Parsed {
+    Opaque { domain: domain.into(), op_type: op_type.into(), attrs: cx.attrs.clone(), captured: 0 }.into()
 }
 
 /// An axis that may be counted from the end.

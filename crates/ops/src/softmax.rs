@@ -163,7 +163,7 @@ impl Op for Softmax {
         infer(cx, self.axis, self.flatten)
     }
 
-    /// In 16 bits each step is rounded, as ONNX defines it.
+    /// In f16 each step is rounded, as ONNX defines it; bf16 is computed in f32.
     fn compose(&self, cx: &mut Compose) -> Option<Vec<ValueId>> {
         let x = cx.input(0)?;
         if cx.ty(x).dtype? != DType::F16 || self.flatten {

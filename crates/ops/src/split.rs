@@ -16,6 +16,8 @@ pub struct Split {
     pub axis: i64,
     /// Number of equal parts, where no sizes are given.
     pub parts: Option<usize>,
+    /// The last of these may be smaller, and there may be fewer results (opset 18).
+    pub uneven: bool,
 }
 
 /// Reads the operator.
@@ -26,11 +28,12 @@ pub fn parse(cx: &Parse) -> Result<Parsed, String> {
     let parts = cx.attrs.int("num_outputs", cx.outs as i64)?;
     let parts = usize::try_from(parts).map_err(|_| format!("attribute num_outputs is {parts}"))?;
     let inputs = sizes.map(|s| (1, list(&s))).into_iter().collect();
-    Ok(Parsed { inputs, ..Split { axis, parts: (!given).then_some(parts) }.into() })
+    let split = Split { axis, parts: (!given).then_some(parts), uneven: !given && cx.opset >= 18 };
+    Ok(Parsed { inputs, ..split.into() })
 }
 
 impl Split {
-    /// Sizes of the parts of an axis of `n` elements.
+    /// Sizes of parts of an axis of `n` elements, for each of `outs` results.
     fn sizes(&self, n: usize, given: Option<&[i64]>, outs: usize) -> Result<Vec<usize>, String> {
         if let Some(list) = given {
             let sizes = list.iter().map(|&s| usize::try_from(s)).collect::<Result<Vec<_>, _>>();
@@ -47,7 +50,7 @@ impl Split {
         }
         let size = n.div_ceil(parts);
         let at = |i: usize| size.min(n.saturating_sub(size.saturating_mul(i)));
-        Ok((0..parts).map(at).collect())
+        Ok((0..outs).map(at).collect())
     }
 }
 
@@ -62,8 +65,18 @@ impl Op for Split {
     }
 
     fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
+        if opset < 18 && self.uneven {
+            return Err("Split has no parts of different sizes without their list before opset 18".into());
+        }
         let attrs = if opset < 18 { Attrs::new().with_int("axis", self.axis, 0) } else { self.attrs() };
         Ok(OnnxForm { op_type: self.name().into(), attrs, ..OnnxForm::default() })
+    }
+
+    fn settled(&self, cx: &Infer) -> Option<Arc<dyn Op>> {
+        let dims = cx.ty(0).ok()?.shape.as_ref()?;
+        let n = dims[axis(self.axis, dims.len()).ok()?].fixed()?;
+        let even = self.parts == Some(cx.outs()) && n.is_multiple_of(cx.outs());
+        (self.uneven && even).then(|| Arc::new(Split { uneven: false, ..*self }) as Arc<dyn Op>)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -137,25 +150,33 @@ mod tests {
     use ir::{Arg, Attr};
     use tensor::{DType, Tensor};
 
+    fn sized(axis: i64) -> Split {
+        Split { axis, ..Split::default() }
+    }
+
+    fn equal(axis: i64, parts: usize) -> Split {
+        Split { parts: Some(parts), ..sized(axis) }
+    }
+
     #[test]
     fn values() {
         let x = Tensor::new(&[2, 3], vec![1i64, 2, 3, 4, 5, 6]);
-        let parts = run(&Split { axis: 1, parts: None }, &[Some(&x), Some(&list(&[1, 2]))], 2).unwrap();
+        let parts = run(&sized(1), &[Some(&x), Some(&list(&[1, 2]))], 2).unwrap();
         assert_eq!((parts[0].to_i64(), parts[1].to_i64()), (vec![1, 4], vec![2, 3, 5, 6]));
-        let halves = run(&Split { axis: -1, parts: Some(2) }, &[Some(&x)], 2).unwrap();
+        let halves = run(&equal(-1, 2), &[Some(&x)], 2).unwrap();
         assert_eq!((halves[0].shape(), halves[1].to_i64()), (&[2, 2][..], vec![3, 6]));
-        let e = run(&Split { axis: 0, parts: None }, &[Some(&x), Some(&list(&[1, 2]))], 2).unwrap_err();
+        let e = run(&sized(0), &[Some(&x), Some(&list(&[1, 2]))], 2).unwrap_err();
         assert_eq!(e, "split [1, 2] does not cut 2 elements into 2 parts");
-        assert!(run(&Split { axis: 0, parts: None }, &[Some(&x), Some(&list(&[3, -1]))], 2).is_err());
-        assert!(run(&Split { axis: 0, parts: Some(0) }, &[Some(&x)], 1).is_err());
-        assert!(run(&Split { axis: 2, parts: None }, &[Some(&x)], 1).is_err());
+        assert!(run(&sized(0), &[Some(&x), Some(&list(&[3, -1]))], 2).is_err());
+        assert!(run(&equal(0, 0), &[Some(&x)], 1).is_err());
+        assert!(run(&sized(2), &[Some(&x)], 1).is_err());
     }
 
     /// More than a mask of layouts has bits.
     #[test]
     fn many_results() {
         let x = Draw::new(1).tensor(&[1, 40, 2, 3], -1.0, 1.0);
-        let parts = run(&Split { axis: 1, parts: Some(40) }, &[Some(&x)], 40).unwrap();
+        let parts = run(&equal(1, 40), &[Some(&x)], 40).unwrap();
         assert_eq!(parts.iter().flat_map(Tensor::to_f32).collect::<Vec<_>>(), x.to_f32());
     }
 
@@ -171,10 +192,31 @@ mod tests {
     }
 
     #[test]
+    fn uneven_parts_are_those_of_opset_18() {
+        let settled = |n: Dim, attrs: &Attrs, outs: usize| {
+            let op = parse(&Parse { attrs, opset: 18, ins: 1, outs }).unwrap().op;
+            let ty = Type::new(DType::F32, [n]);
+            let args = [Some(Arg { ty: &ty, value: None })];
+            let cx = Infer::new(&args, outs);
+            assert_eq!(op.infer(&cx).unwrap().len(), outs);
+            op.settled(&cx).unwrap_or(op)
+        };
+        let parts = |n: i64| Attrs::new().with_int("num_outputs", n, 0);
+        assert!(settled(6.into(), &parts(2), 2).to_onnx(17).unwrap().attrs.is_empty());
+        assert_eq!(settled(6.into(), &parts(2), 2).to_onnx(18).unwrap().attrs, parts(2));
+        let others = [(Dim::from(5), 2), (6.into(), 3), (Dim::sym("N"), 2), (4.into(), 1 << 40)];
+        for (n, count) in others {
+            let op = settled(n, &parts(count), 2);
+            assert!(op.to_onnx(17).unwrap_err().contains("before opset 18"));
+            assert_eq!(op.to_onnx(18).unwrap().attrs, parts(count));
+        }
+    }
+
+    #[test]
     fn open_sizes() {
         let ty = Type::new(DType::F32, [Dim::sym("N"), Dim::sym("C")]);
         let args = [Some(Arg { ty: &ty, value: None })];
-        let types = Split { axis: 1, parts: Some(2) }.infer(&Infer::new(&args, 2)).unwrap();
+        let types = equal(1, 2).infer(&Infer::new(&args, 2)).unwrap();
         assert_eq!(types[1].to_string(), "float[N,?]");
     }
 
@@ -183,9 +225,9 @@ mod tests {
         let mut draw = Draw::new(1);
         let x = draw.tensor(&[2, 5, 2, 3], -1.0, 1.0);
         for (axis, sizes) in [(1, [2, 3]), (3, [1, 2]), (-3, [4, 1])] {
-            check_gradient(Split { axis, parts: None }, &[&x, &list(&sizes)], 2, &[0]);
+            check_gradient(sized(axis), &[&x, &list(&sizes)], 2, &[0]);
         }
-        let equal = Arc::new(Split { axis: 1, parts: Some(2) });
+        let equal = Arc::new(equal(1, 2));
         check_gradient_within(equal, &[Some(&x)], 2, &[0], Default::default());
     }
 }

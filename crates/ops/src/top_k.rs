@@ -3,7 +3,7 @@
 use crate::ScatterElements;
 use crate::constant_of_shape::zeros_as;
 use crate::scatter::Join;
-use crate::shapes::{axis, integers, untouched};
+use crate::shapes::{axis, integers, list};
 use ir::{Attrs, Dim, Infer, Io, Lower, Op, Parse, Parsed, Step, Type, Vjp};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -25,13 +25,15 @@ impl Default for TopK {
     }
 }
 
-/// Reads the operator. Elements come in order even where `sorted` does not ask for it. Before opset 10 `k` was an attribute:
-/// such a node is carried through.
+/// Reads the operator. Elements come in order even where `sorted` does not ask for it. Before opset 10 `k` was an
+/// attribute.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    if cx.opset < 10 {
-        return Ok(untouched("TopK", cx));
-    }
-    Ok(TopK { axis: cx.attrs.int("axis", -1)?, largest: cx.attrs.int("largest", 1)? != 0 }.into())
+    let op = TopK { axis: cx.attrs.int("axis", -1)?, largest: cx.attrs.int("largest", 1)? != 0 };
+    let inputs = match cx.attrs.int("k", -1)? {
+        k if cx.opset < 10 => vec![(1, list(&[k]))],
+        _ => Vec::new(),
+    };
+    Ok(Parsed { inputs, ..op.into() })
 }
 
 impl Op for TopK {
@@ -137,6 +139,17 @@ mod tests {
         let y = top(TopK { axis: 0, largest: false }, 1).unwrap();
         assert_eq!((y[0].to_f32(), y[1].to_i64()), (vec![1.0, 0.0, 2.0], vec![0, 1, 1]));
         assert!(top(TopK::default(), 4).unwrap_err().contains("4 elements"));
+    }
+
+    #[test]
+    fn k_was_an_attribute() {
+        let attrs = Attrs::new().with_int("k", 2, 0);
+        let parsed = parse(&Parse { attrs: &attrs, opset: 9, ins: 1, outs: 2 }).unwrap();
+        assert_eq!(parsed.op.is::<TopK>(), Some(&TopK::default()));
+        assert_eq!(parsed.inputs, [(1, list(&[2]))]);
+        assert!(
+            parse(&Parse { attrs: &Attrs::new(), opset: 10, ins: 2, outs: 2 }).unwrap().inputs.is_empty()
+        );
     }
 
     #[test]

@@ -125,13 +125,18 @@ pub(crate) fn since(op: &dyn Op, opset: i64, since: i64) -> Result<OnnxForm, Str
     Ok(OnnxForm { op_type: op.name().into(), attrs: op.attrs(), ..OnnxForm::default() })
 }
 
-/// The functions that ONNX defines on integers too: those that shapes are computed with.
+/// The functions that ONNX defines on integers too.
 fn on_integer(op: Unary, x: i64) -> Option<i64> {
     match op {
         Unary::Abs => Some(x.wrapping_abs()),
         Unary::Neg => Some(x.wrapping_neg()),
         Unary::Relu => Some(x.max(0)),
         Unary::Sign => Some(x.signum()),
+        Unary::Shrink { .. } => {
+            let mut y = [0.0];
+            op.forward(&[x as f32], &mut y);
+            Some(y[0] as i64)
+        }
         _ => None,
     }
 }
@@ -426,6 +431,8 @@ mod tests {
         let value = |op: &dyn Op| eval(op, &[&x]).unwrap().to_i64();
         assert_eq!([value(&Neg), value(&Abs)], [[5, 0, -7], [5, 0, 7]]);
         assert_eq!([value(&Sign), value(&Relu)], [[-1, 0, 1], [0, 0, 7]]);
+        let shrunk = |bias| value(&Shrink { bias, lambd: 1.5 });
+        assert_eq!([shrunk(0.0), shrunk(1.5)], [[-5, 0, 7], [-3, 0, 5]]);
         assert!(eval(&Exp, &[&x]).unwrap_err().contains("floating point"));
         assert!(eval(&Neg, &[&Tensor::scalar(1i8)]).unwrap_err().contains("the executor computes in float"));
     }

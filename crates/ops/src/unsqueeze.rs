@@ -23,7 +23,7 @@ impl Op for Unsqueeze {
         let x = cx.ty(0)?;
         let shape = match (&x.shape, integers(cx, 1)?) {
             (Some(dims), Some(list)) => {
-                let rank = dims.len() + list.len();
+                let rank = listed(dims.len().saturating_add(list.len()))?.len();
                 let axes = axes(&list, rank)?;
                 let mut old = dims.iter().cloned();
                 let size =
@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(shape(&[-1, 1]).unwrap(), [3, 1, 2, 1]);
         assert!(shape(&[1, 1]).unwrap_err().contains("twice"));
         assert!(shape(&[3]).is_err());
+        assert!(shape(&(0..1_000_000).collect::<Vec<_>>()).unwrap_err().contains("longer than"));
         assert!(run(&Unsqueeze, &[Some(&x)], 1).unwrap_err().contains("input 1 is missing"));
         assert_eq!(eval(&Unsqueeze, &[&Tensor::scalar(5i64), &list(&[0])]).unwrap(), list(&[5]));
     }

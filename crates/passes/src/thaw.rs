@@ -153,6 +153,9 @@ fn activation(
         other => return Ok(Err(format!("its codes are {other}; 8 bits are trained"))),
     };
     let Some(x) = graph.node(quantize).ins[0] else { return Ok(Err("it has no operand".into())) };
+    if graph.ty(x).dtype.is_some_and(|dtype| !dtype.is_float()) {
+        return Ok(Err("its operand is not floating point".into()));
+    }
     let range = Range { min: (low - zero_point) as f32 * scale, max: (high - zero_point) as f32 * scale };
     if let Some(held) = held_range(graph, x)
         && [(held.min, range.min), (held.max, range.max)]
