@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+    attribute_proto,
+};
 use onnx_qat_tests::hostile::{self, Dice, mutate};
 use ops::Ops;
 use proptest::prelude::*;
@@ -322,62 +326,281 @@ fn tables_as_long_as_sizes_say() {
 /// Loops in loops, each of which makes a value longer that the next one carries.
 #[test]
 fn loops_within_loops() {
-    use onnx::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto};
-    let value = |name: String| ValueInfoProto { name: Some(name), ..Default::default() };
-    let node = |op: &str, ins: Vec<String>, outs: Vec<String>| NodeProto {
-        op_type: Some(op.into()),
-        input: ins,
-        output: outs,
-        ..Default::default()
+    let carried = |what: &'static str, level: usize| (0..8).map(move |i| format!("{what}{i}_{level}"));
+    let looped = |ins: Vec<String>, outs: Vec<String>, body| {
+        let none = [String::new(), String::new()];
+        NodeProto { attribute: vec![graph("body", body)], ..node("Loop", none.into_iter().chain(ins), outs) }
     };
-    let mut model =
-        onnx::proto::ModelProto::decode(&file("net (float[2] x) => (float y) { y = Relu (x) }")[..]).unwrap();
     let mut inner: Option<GraphProto> = None;
     for level in 0..24 {
-        let name = |what: &str, i: usize| format!("{what}{i}_{level}");
-        let mut nodes = vec![node("Concat", vec![name("c", 0); 2], vec![name("n", 0)])];
-        nodes[0].attribute = vec![AttributeProto {
+        let (old, new): (Vec<_>, Vec<_>) = (carried("c", level).collect(), carried("n", level).collect());
+        let axis = AttributeProto {
             name: Some("axis".into()),
             r#type: Some(attribute_proto::AttributeType::Int as i32),
             i: Some(0),
-            ..Default::default()
-        }];
-        nodes.extend((1..8).map(|i| node("Identity", vec![name("c", i - 1)], vec![name("n", i)])));
-        if let Some(body) = inner.take() {
-            let ins = ["".to_string(), "".to_string()].into_iter().chain((0..8).map(|i| name("c", i)));
-            let mut inside = node("Loop", ins.collect(), (0..8).map(|i| name("i", i)).collect());
-            inside.attribute = vec![AttributeProto {
-                name: Some("body".into()),
-                r#type: Some(attribute_proto::AttributeType::Graph as i32),
-                g: Some(body),
-                ..Default::default()
-            }];
-            nodes.push(inside);
-        }
-        nodes.push(node("Identity", vec![name("cond", 0)], vec![name("again", 0)]));
+            ..AttributeProto::default()
+        };
+        let twice = node("Concat", [old[0].clone(), old[0].clone()], vec![new[0].clone()]);
+        let mut all = vec![NodeProto { attribute: vec![axis], ..twice }];
+        all.extend((1..8).map(|i| node("Identity", [old[i - 1].clone()], vec![new[i].clone()])));
+        all.extend(inner.take().map(|body| looped(old.clone(), carried("i", level).collect(), body)));
+        let [round, cond] = ["round", "cond"].map(|what| format!("{what}_{level}"));
+        let value = |name: String| ValueInfoProto { name: Some(name), ..ValueInfoProto::default() };
         inner = Some(GraphProto {
-            node: nodes,
-            input: [name("round", 0), name("cond", 0)]
-                .into_iter()
-                .chain((0..8).map(|i| name("c", i)))
-                .map(value)
-                .collect(),
-            output: [name("again", 0)].into_iter().chain((0..8).map(|i| name("n", i))).map(value).collect(),
-            ..Default::default()
+            input: [round, cond.clone()].into_iter().chain(old).map(value).collect(),
+            output: [cond].into_iter().chain(new).map(value).collect(),
+            ..nodes(all)
         });
     }
-    let graph = model.graph.as_mut().unwrap();
-    let ins = ["".to_string(), "".to_string()].into_iter().chain((0..8).map(|_| "x".to_string()));
-    let mut outermost = node("Loop", ins.collect(), (0..8).map(|i| format!("o{i}")).collect());
-    outermost.attribute = vec![AttributeProto {
-        name: Some("body".into()),
-        r#type: Some(attribute_proto::AttributeType::Graph as i32),
-        g: inner,
-        ..Default::default()
-    }];
-    graph.node.push(outermost);
-    let bytes = model.encode_to_vec();
+    let mut outermost =
+        ModelProto::decode(&file("net (float[2] x) => (float y) { y = Relu (x) }")[..]).unwrap();
+    let loops = looped(vec!["x".into(); 8], carried("o", 24).collect(), inner.unwrap());
+    outermost.graph.as_mut().unwrap().node.push(loops);
+    let bytes = outermost.encode_to_vec();
     assert!(hostile::load(&bytes).is_some());
     within(&bytes, |b| hostile::infer(b, 2));
+    within(&bytes, hostile::compile);
+}
+
+/// A file with this graph and these functions of the domain `f`.
+fn model(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
+    let opset = |domain: &str| OperatorSetIdProto { domain: Some(domain.into()), version: Some(17) };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![opset(""), opset("f")],
+        graph: Some(graph),
+        functions,
+        ..ModelProto::default()
+    }
+}
+
+fn nodes(node: Vec<NodeProto>) -> GraphProto {
+    GraphProto { node, ..GraphProto::default() }
+}
+
+fn node(op_type: &str, ins: impl IntoIterator<Item = String>, outs: Vec<String>) -> NodeProto {
+    let op_type = Some(op_type.to_string());
+    NodeProto { op_type, input: ins.into_iter().collect(), output: outs, ..NodeProto::default() }
+}
+
+/// A call of the function `name`.
+fn call(name: &str) -> NodeProto {
+    NodeProto { domain: Some("f".into()), ..node(name, [], vec![]) }
+}
+
+fn function(name: &str, node: Vec<NodeProto>) -> FunctionProto {
+    FunctionProto { name: Some(name.into()), domain: Some("f".into()), node, ..FunctionProto::default() }
+}
+
+/// An attribute that is a graph.
+fn graph(name: &str, graph: GraphProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(attribute_proto::AttributeType::Graph as i32),
+        g: Some(graph),
+        ..AttributeProto::default()
+    }
+}
+
+/// A node around these.
+fn around(inner: Vec<NodeProto>) -> NodeProto {
+    NodeProto { attribute: vec![graph("body", nodes(inner))], ..node("A", [], vec![]) }
+}
+
+/// Why a file is refused, if it is.
+fn refused(model: &ModelProto) -> Option<String> {
+    let mut why = None;
+    within(&model.encode_to_vec(), |bytes| {
+        let model = ModelProto::decode(bytes).unwrap();
+        why = onnx::import(model, &Ops).err().map(|e| e.to_string());
+    });
+    why
+}
+
+#[test]
+fn equal_names_in_great_number() {
+    let unnamed = vec![node("A", [], vec![]); 20_000];
+    assert_eq!(refused(&model(nodes(unnamed), vec![])), None);
+    let mut outs = vec![String::new(); 20_000];
+    outs.push("last".into());
+    assert_eq!(refused(&model(nodes(vec![node("A", [], outs)]), vec![])), None);
+}
+
+/// The result behind the last that a number of 16 bits counts would be the first one.
+#[test]
+fn results_and_operands_in_too_great_number() {
+    let names = || (0..=65_535).map(|i| format!("o{i}"));
+    let why = refused(&model(nodes(vec![node("A", [], names().collect())]), vec![])).unwrap();
+    assert!(why.contains("at most 65535"), "{why}");
+    let reader = node("A", std::iter::repeat_n("x".to_string(), 65_536), vec![]);
+    let why = refused(&model(nodes(vec![node("A", [], vec!["x".into()]), reader]), vec![])).unwrap();
+    assert!(why.contains("at most 65535"), "{why}");
+}
+
+/// Calls that multiply what a function holds, and what it refers to, by far more than the file is large.
+#[test]
+fn functions_that_grow() {
+    let calls = |n| nodes(vec![call("F"); n]);
+    let floats = |name: &str| AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(attribute_proto::AttributeType::Floats as i32),
+        floats: vec![0.5; 125_000],
+        ..AttributeProto::default()
+    };
+    let constant = |value| NodeProto { attribute: vec![value], ..node("Constant", [], vec!["c".into()]) };
+    let large = function("F", vec![constant(floats("value_floats"))]);
+    let why = refused(&model(calls(25_000), vec![large])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let reference = |i| AttributeProto {
+        name: Some(format!("a{i}")),
+        ref_attr_name: Some("x".into()),
+        ..AttributeProto::default()
+    };
+    let referring = NodeProto { attribute: (0..20_000).map(reference).collect(), ..node("A", [], vec![]) };
+    let giving = NodeProto { attribute: vec![floats("x")], ..call("F") };
+    let why = refused(&model(nodes(vec![giving]), vec![function("F", vec![referring])])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let many = function("F", vec![node("A", [], vec![String::new(); 1 << 16]); 8]);
+    let why = refused(&model(calls(25_000), vec![many])).unwrap();
+    assert!(why.contains("expand to more than 524288 nodes"), "{why}");
+}
+
+#[test]
+fn operator_sets_in_great_number() {
+    let mut model = model(nodes(vec![call("F"); 4000]), vec![function("F", vec![node("A", [], vec![])])]);
+    let opset = |i| OperatorSetIdProto { domain: Some(format!("d{i}")), version: Some(1) };
+    model.opset_import.extend((0..60_000).map(opset));
+    assert_eq!(refused(&model), None);
+}
+
+/// Functions that call the next one from within many sub-graphs.
+#[test]
+fn calls_deep_inside_of_sub_graphs() {
+    let nested = |i: usize| (0..28).fold(call(&format!("F{}", i + 1)), |inner, _| around(vec![inner]));
+    let functions = (0..64).map(|i| function(&format!("F{i}"), vec![nested(i)])).collect();
+    assert_eq!(refused(&model(nodes(vec![call("F0")]), functions)), None, "the innermost stay encoded");
+}
+
+#[test]
+fn a_sub_graph_that_reads_very_many_values() {
+    let reader = node("A", (0..150_000).map(|i| format!("v{i}")), vec![]);
+    let why = refused(&model(nodes(vec![around(vec![reader])]), vec![])).unwrap();
+    assert!(why.contains("reads \"v0\", which no node"), "{why}");
+}
+
+#[test]
+fn long_names() {
+    let named = |node: NodeProto, len: usize| NodeProto { name: Some("n".repeat(len)), ..node };
+    let unnamed = |n| {
+        let mut outs = vec![String::new(); n];
+        outs.push("last".into());
+        node("A", [], outs)
+    };
+    let why = refused(&model(nodes(vec![named(unnamed(10_000), 500_000)]), vec![])).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+    assert!(why.len() < 200, "{why}");
+    let why = refused(&model(nodes(vec![named(unnamed(60_000), 4000)]), vec![])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let deeper = |node| around(vec![named(node, 5000)]);
+    let inner = function("F", vec![deeper(node("A", [], vec![]))]);
+    let why = refused(&model(nodes(vec![call("F")]), vec![inner])).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+
+    // A call in a call, each with a long name.
+    let functions = || {
+        vec![function("F", vec![named(call("G"), 3000)]), function("G", vec![node("A", [], vec![]); 10_000])]
+    };
+    let why = refused(&model(nodes(vec![named(call("F"), 3000)]), functions())).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+    let why = refused(&model(nodes(vec![named(call("G"), 4000); 10]), functions())).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+}
+
+/// Each wrong declaration is told, with both types.
+#[test]
+fn wrong_declarations_of_long_types() {
+    use onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use onnx::proto::{TensorShapeProto, TypeProto, type_proto};
+    let info = |name: &str, dim: Vec<Dimension>| {
+        let shape = Some(TensorShapeProto { dim });
+        let tensor = type_proto::Tensor { elem_type: Some(1), shape };
+        let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
+        ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+    };
+    let dim = |i: usize| Dimension { value: Some(Value::DimParam(format!("{i:0>500}"))), denotation: None };
+    let relu = |i: usize| node("Relu", ["x".to_string()], vec![format!("y{i}")]);
+    let graph = GraphProto {
+        node: (0..10_000).map(relu).collect(),
+        input: vec![info("x", (0..64).map(dim).collect())],
+        value_info: (0..10_000).map(|i| info(&format!("y{i}"), vec![])).collect(),
+        ..GraphProto::default()
+    };
+    let why = refused(&model(graph, vec![])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+}
+
+#[test]
+fn one_value_under_very_many_names() {
+    let mut graph = ir::text::parse("net (float[1] x) => () { y = Relu (x) }", &Ops).unwrap();
+    let y = graph.find("y").unwrap();
+    (0..20_000).for_each(|i| graph.add_output(&format!("y{i}"), y));
+    let start = Instant::now();
+    onnx::export(&graph, &onnx::Meta::default(), None).unwrap();
+    assert!(start.elapsed() < LONGEST, "{:?}", start.elapsed());
+}
+
+/// What is inferred and what is declared are shapes that could exist, and both together are not.
+#[test]
+fn declared_sizes_that_multiply_with_inferred_ones() {
+    let text = "net (float[N,1099511627776] x) => (float[1099511627776,M] y) { y = Relu (x) }";
+    let graph = ir::text::parse(text, &Ops).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].value).to_string(), "float[N,1099511627776]");
+    assert_eq!(train::Signature::of(&graph).loss, None);
+}
+
+/// Deeper than any stack, if each of them were looked through by a call.
+#[test]
+fn a_convolution_behind_many_transposes() {
+    let turns: Vec<String> =
+        (0..4000).map(|i| format!("x{} = Transpose <perm=[0, 1, 3, 2]> (x{i})", i + 1)).collect();
+    let bytes = file(&format!(
+        "net (float[1,1,2,2] x0) => (float[1,1,2,2] y) <float[1,1,1,1] w = {{1.0}}>
+         {{ {} y = Conv (x4000, w) }}",
+        turns.join(" ")
+    ));
+    within(&bytes, hostile::compile);
+}
+
+/// A bias of one number that is taken of millions, for each convolution anew.
+#[test]
+fn a_bias_that_all_share() {
+    let layers: Vec<String> = (0..300).map(|i| format!("x{} = Conv (x{i}, w, b)", i + 1)).collect();
+    let bytes = file(&format!(
+        "net (float[1,1,2] x0) => (float[1,1,2] x300)
+         <float[1,1,1] w = {{1.0}}, int8[1] codes = {{1}}, float[] scale = {{0.5}}, int8[] zero_point = {{0}},
+          int64[1] sizes = {{4194304}}, int64[1] from = {{7}}, int64[1] to = {{8}}>
+         {{
+           number = DequantizeLinear (codes, scale, zero_point)
+           wide = Expand (number, sizes)
+           b = Slice (wide, from, to)
+           {}
+         }}",
+        layers.join(" ")
+    ));
+    within(&bytes, hostile::compile);
+}
+
+#[test]
+fn as_many_outputs_as_tensors() {
+    let layers: Vec<String> = (0..2000).map(|i| format!("y{i} = Conv (x, w)")).collect();
+    let outputs: Vec<String> = (0..2000).map(|i| format!("float[1,1,2] y{i}")).collect();
+    let bytes = file(&format!(
+        "net (float[1,1,2] x) => ({}) <float[1,1,1] w = {{1.0}}> {{ {} }}",
+        outputs.join(", "),
+        layers.join(" ")
+    ));
     within(&bytes, hostile::compile);
 }

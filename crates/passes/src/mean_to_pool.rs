@@ -53,6 +53,9 @@ impl Pass for MeanToPool {
 fn spatial_mean(graph: &Graph, id: NodeId) -> Result<ValueId, String> {
     let operand = |i: usize| graph.node(id).ins.get(i).copied().flatten();
     let x = operand(0).ok_or("it has no operand")?;
+    if graph.ty(x).dtype.is_some_and(|d| !d.is_float()) {
+        return Err(format!("its operand is {}, not floating point", graph.ty(x)));
+    }
     let Some(rank) = graph.ty(x).rank() else { return Err("the rank of its operand is unknown".into()) };
     let Some(axes) = operand(1) else { return Err("it takes the mean over everything".into()) };
     let Some(axes) = graph.constant(axes) else { return Err("its axes are computed".into()) };
