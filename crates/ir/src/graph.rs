@@ -37,6 +37,9 @@ impl From<NodeId> for ValueId {
     }
 }
 
+/// The most operands, and the most results, of a node: as [`ValueId::out`] counts them.
+const MAX_SLOTS: usize = u16::MAX as usize;
+
 /// How a variable takes part in training.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -152,6 +155,8 @@ pub struct Graph {
     /// How many updates take a value.
     taken: HashMap<ValueId, usize>,
     names: HashMap<String, Named>,
+    /// Where [`Graph::fresh`] goes on for a base: all lower suffixes are taken.
+    suffixes: HashMap<String, usize>,
     /// Nodes by birth.
     births: BTreeMap<u32, NodeIndex>,
     next_seq: u32,
@@ -334,13 +339,26 @@ impl Graph {
     /// A name that no value and no node has: `base`, else `base_1`, `base_2`, …
     pub fn fresh(&mut self, base: &str) -> String {
         let mut name = base.to_string();
-        let mut n = 0;
-        while self.names.contains_key(&name) {
-            n += 1;
-            name = format!("{base}_{n}");
+        if self.names.contains_key(base) {
+            let next = self.suffixes.entry(name.clone()).or_insert(1);
+            name = format!("{base}_{next}");
+            while self.names.contains_key(&name) {
+                *next += 1;
+                name = format!("{base}_{next}");
+            }
         }
         self.names.insert(name.clone(), Named::Reserved);
         name
+    }
+
+    /// Nothing has this name any more.
+    fn forget(&mut self, name: &str) {
+        self.names.remove(name);
+        if let Some((base, suffix)) = name.rsplit_once('_')
+            && let (Some(next), Ok(suffix)) = (self.suffixes.get_mut(base), suffix.parse::<usize>())
+        {
+            *next = suffix.min(*next).max(1);
+        }
     }
 
     fn push(&mut self, kind: Kind, name: String, origin: String, outs: SmallVec<[Value; 1]>) -> NodeId {
@@ -478,6 +496,12 @@ impl Graph {
     }
 
     fn infer_op(&self, op: &dyn Op, ins: &[Option<ValueId>], outs: usize) -> Result<Vec<Type>, String> {
+        if ins.len().max(outs) > MAX_SLOTS {
+            return Err(format!(
+                "{} operands and {outs} results; a node has at most {MAX_SLOTS} of either",
+                ins.len()
+            ));
+        }
         let args: SmallVec<[Option<Arg>; 4]> =
             ins.iter().map(|v| v.map(|v| Arg { ty: self.ty(v), value: self.constant(v) })).collect();
         let absurd = |ty: &Type| match ty.rank() {
@@ -686,10 +710,9 @@ impl Graph {
             self.is_output(v) || !self.consumers(v).is_empty()
         };
         let len = (0..self.node(node).outs.len()).rposition(read).map_or(0, |last| last + 1).max(len);
-        let outs = &mut self.g[node.0].outs;
-        while outs.len() > len.max(1) {
-            if let Some(out) = outs.pop() {
-                self.names.remove(&out.name);
+        while self.node(node).outs.len() > len.max(1) {
+            if let Some(out) = self.g[node.0].outs.pop() {
+                self.forget(&out.name);
             }
         }
     }
@@ -730,7 +753,7 @@ impl Graph {
     /// Gives a value another name: `base`, made unique.
     pub fn rename(&mut self, v: ValueId, base: &str) {
         let old = self.value(v).name.clone();
-        self.names.remove(&old);
+        self.forget(&old);
         let name = self.fresh(base);
         self.names.insert(name.clone(), Named::Value(v));
         let node = &mut self.g[v.node.0];
@@ -751,7 +774,8 @@ impl Graph {
         }
     }
 
-    /// Adds what is known from elsewhere (a declared shape) to a value's type.
+    /// Adds what is known from elsewhere (a declared shape) to a value's type, unless both together are a shape that no
+    /// tensor can have.
     ///
     /// # Errors
     /// When it contradicts what is known already.
@@ -762,7 +786,9 @@ impl Graph {
             return Err(GraphError { place: self.node(v.node).label(), what });
         }
         let refined = known.refined(ty);
-        self.g[v.node.0].outs[v.out as usize].ty = refined;
+        if refined.is_countable() {
+            self.g[v.node.0].outs[v.out as usize].ty = refined;
+        }
         Ok(())
     }
 
@@ -828,10 +854,10 @@ impl Graph {
             if let Some(node) = self.g.remove_node(i) {
                 self.births.remove(&node.seq);
                 for out in &node.outs {
-                    self.names.remove(&out.name);
+                    self.forget(&out.name);
                 }
                 if matches!(node.kind, Kind::Op(_)) {
-                    self.names.remove(&format!("\0{}", node.name));
+                    self.forget(&format!("\0{}", node.name));
                 }
             }
         }

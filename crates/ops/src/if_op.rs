@@ -5,7 +5,7 @@ use ir::{Attr, Attrs, Evaluate, Infer, Op, Parse, Parsed, Subgraph, Type};
 use tensor::Tensor;
 
 /// `If(cond, captured...)`: the results of one sub-graph where `cond`, a bool of one element, is true, of the other where it is
-/// not. Only that one runs. `inline-sub-graphs` puts it in the place of the node where `cond` is constant.
+/// not. Only that one runs. `inline-branches` puts it in the place of the node where `cond` is constant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct If {
     /// Runs where the condition is true.

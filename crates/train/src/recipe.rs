@@ -122,10 +122,11 @@ impl Recipe {
                     Ok((step.value(v).name.clone(), value.clone()))
                 }
                 _ => {
-                    let (name, next) = (&step.value(v).name, &step.node(id).outs[out].name);
+                    let name = &step.value(v).name;
+                    let next = node.outs.get(out).map_or(out.to_string(), |v| format!("\"{}\"", v.name));
                     error(
                         node.label(),
-                        format!("an update binding of \"{name}\" to its result \"{next}\" is expected"),
+                        format!("an update binding of \"{name}\" to its result {next} is expected"),
                     )
                 }
             }
@@ -334,10 +335,10 @@ mod tests {
             r#"
             step (float[2,3] x) => (float[2,3] y)
             <
-              float[3] w = {{1, 2, 3}},
+              float[3] w = {{1, 2, 3}},  # state
               float[3] v = {{0, 0, 0}},
               float[] R = {{0.5}},
-              int64[] T = {{0}},
+              int64[] T = {{0}},  # state
               int64[] one = {{1}}
             >
             {{
@@ -347,6 +348,23 @@ mod tests {
             }}"#
         );
         ir::text::parse(&text, &ops::Ops).unwrap()
+    }
+
+    #[test]
+    fn an_optimizer_without_its_state_among_the_results_is_refused() {
+        let message = Recipe::of(&step(
+            r#"
+              grad = ai.onnx.preview.training.Gradient <xs=["w"], y="loss"> (w)
+              w_new = ai.onnx.preview.training.Momentum
+                <alpha=0.9, beta=1.0, mode="standard", norm_coefficient=0.0> (R, T, w, grad, v)
+              T_new = Add (T, one)
+              # update w <- w_new
+              # update T <- T_new
+              "#,
+        ))
+        .unwrap_err()
+        .to_string();
+        assert!(message.contains("an update binding of \"v\" to its result 1 is expected"), "{message}");
     }
 
     #[test]

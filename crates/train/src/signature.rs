@@ -32,8 +32,7 @@ fn loss_node(graph: &Graph, v: ValueId) -> Option<NodeId> {
 }
 
 fn is_scalar_float(ty: &Type) -> bool {
-    ty.dtype == Some(DType::F32)
-        && ty.dims().is_some_and(|d| d.iter().product::<usize>() == 1 && d.len() <= 1)
+    ty.dtype == Some(DType::F32) && ty.dims().is_some_and(|d| d.len() <= 1 && d.iter().all(|&n| n == 1))
 }
 
 fn is_integer(ty: &Type) -> bool {
