@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+    attribute_proto,
+};
 use onnx_qat_tests::hostile::{self, Dice, mutate};
 use ops::Ops;
 use proptest::prelude::*;
@@ -283,4 +287,198 @@ fn constants_that_take_long() {
         ));
         within(&bytes, hostile::compile);
     }
+}
+
+/// A file with this graph and these functions of the domain `f`.
+fn model(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
+    let opset = |domain: &str| OperatorSetIdProto { domain: Some(domain.into()), version: Some(17) };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![opset(""), opset("f")],
+        graph: Some(graph),
+        functions,
+        ..ModelProto::default()
+    }
+}
+
+fn nodes(node: Vec<NodeProto>) -> GraphProto {
+    GraphProto { node, ..GraphProto::default() }
+}
+
+fn node(op_type: &str, ins: impl IntoIterator<Item = String>, outs: Vec<String>) -> NodeProto {
+    let op_type = Some(op_type.to_string());
+    NodeProto { op_type, input: ins.into_iter().collect(), output: outs, ..NodeProto::default() }
+}
+
+/// A call of the function `name`.
+fn call(name: &str) -> NodeProto {
+    NodeProto { domain: Some("f".into()), ..node(name, [], vec![]) }
+}
+
+fn function(name: &str, node: Vec<NodeProto>) -> FunctionProto {
+    FunctionProto { name: Some(name.into()), domain: Some("f".into()), node, ..FunctionProto::default() }
+}
+
+/// A node with a sub-graph.
+fn around(inner: Vec<NodeProto>) -> NodeProto {
+    let body = AttributeProto {
+        name: Some("body".into()),
+        r#type: Some(attribute_proto::AttributeType::Graph as i32),
+        g: Some(nodes(inner)),
+        ..AttributeProto::default()
+    };
+    NodeProto { attribute: vec![body], ..node("A", [], vec![]) }
+}
+
+/// Why a file is refused, if it is.
+fn refused(model: &ModelProto) -> Option<String> {
+    let mut why = None;
+    within(&model.encode_to_vec(), |bytes| {
+        let model = ModelProto::decode(bytes).unwrap();
+        why = onnx::import(model, &Ops).err().map(|e| e.to_string());
+    });
+    why
+}
+
+#[test]
+fn equal_names_in_great_number() {
+    let unnamed = vec![node("A", [], vec![]); 20_000];
+    assert_eq!(refused(&model(nodes(unnamed), vec![])), None);
+    let mut outs = vec![String::new(); 20_000];
+    outs.push("last".into());
+    assert_eq!(refused(&model(nodes(vec![node("A", [], outs)]), vec![])), None);
+}
+
+/// The result behind the last that a number of 16 bits counts would be the first one.
+#[test]
+fn results_and_operands_in_too_great_number() {
+    let names = || (0..=65_535).map(|i| format!("o{i}"));
+    let why = refused(&model(nodes(vec![node("A", [], names().collect())]), vec![])).unwrap();
+    assert!(why.contains("at most 65535"), "{why}");
+    let reader = node("A", std::iter::repeat_n("x".to_string(), 65_536), vec![]);
+    let why = refused(&model(nodes(vec![node("A", [], vec!["x".into()]), reader]), vec![])).unwrap();
+    assert!(why.contains("at most 65535"), "{why}");
+}
+
+/// Calls that multiply what a function holds, and what it refers to, by far more than the file is large.
+#[test]
+fn functions_that_grow() {
+    let calls = |n| nodes(vec![call("F"); n]);
+    let floats = |name: &str| AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(attribute_proto::AttributeType::Floats as i32),
+        floats: vec![0.5; 125_000],
+        ..AttributeProto::default()
+    };
+    let constant = |value| NodeProto { attribute: vec![value], ..node("Constant", [], vec!["c".into()]) };
+    let large = function("F", vec![constant(floats("value_floats"))]);
+    let why = refused(&model(calls(25_000), vec![large])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let reference = |i| AttributeProto {
+        name: Some(format!("a{i}")),
+        ref_attr_name: Some("x".into()),
+        ..AttributeProto::default()
+    };
+    let referring = NodeProto { attribute: (0..20_000).map(reference).collect(), ..node("A", [], vec![]) };
+    let giving = NodeProto { attribute: vec![floats("x")], ..call("F") };
+    let why = refused(&model(nodes(vec![giving]), vec![function("F", vec![referring])])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let many = function("F", vec![node("A", [], vec![String::new(); 1 << 16]); 8]);
+    let why = refused(&model(calls(25_000), vec![many])).unwrap();
+    assert!(why.contains("expand to more than 524288 nodes"), "{why}");
+}
+
+#[test]
+fn operator_sets_in_great_number() {
+    let mut model = model(nodes(vec![call("F"); 4000]), vec![function("F", vec![node("A", [], vec![])])]);
+    let opset = |i| OperatorSetIdProto { domain: Some(format!("d{i}")), version: Some(1) };
+    model.opset_import.extend((0..60_000).map(opset));
+    assert_eq!(refused(&model), None);
+}
+
+/// Functions that call the next one from within many sub-graphs.
+#[test]
+fn calls_deep_inside_of_sub_graphs() {
+    let nested = |i: usize| (0..28).fold(call(&format!("F{}", i + 1)), |inner, _| around(vec![inner]));
+    let functions = (0..64).map(|i| function(&format!("F{i}"), vec![nested(i)])).collect();
+    assert_eq!(refused(&model(nodes(vec![call("F0")]), functions)), None, "the innermost stay encoded");
+}
+
+#[test]
+fn a_sub_graph_that_reads_very_many_values() {
+    let reader = node("A", (0..150_000).map(|i| format!("v{i}")), vec![]);
+    let why = refused(&model(nodes(vec![around(vec![reader])]), vec![])).unwrap();
+    assert!(why.contains("reads \"v0\", which no node"), "{why}");
+}
+
+#[test]
+fn long_names() {
+    let named = |node: NodeProto, len: usize| NodeProto { name: Some("n".repeat(len)), ..node };
+    let unnamed = |n| {
+        let mut outs = vec![String::new(); n];
+        outs.push("last".into());
+        node("A", [], outs)
+    };
+    let why = refused(&model(nodes(vec![named(unnamed(10_000), 500_000)]), vec![])).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+    assert!(why.len() < 200, "{why}");
+    let why = refused(&model(nodes(vec![named(unnamed(60_000), 4000)]), vec![])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+
+    let deeper = |node| around(vec![named(node, 5000)]);
+    let inner = function("F", vec![deeper(node("A", [], vec![]))]);
+    let why = refused(&model(nodes(vec![call("F")]), vec![inner])).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+
+    // A call in a call, each with a long name; and one whose name stands in front of many others.
+    let many = node("A", [], (0..20_000).map(|i| format!("o{i}")).collect());
+    let functions = vec![function("F", vec![named(call("G"), 3000)]), function("G", vec![many])];
+    let why = refused(&model(nodes(vec![named(call("F"), 3000)]), functions.clone())).unwrap();
+    assert!(why.contains("is longer than 4096 bytes"), "{why}");
+    let why = refused(&model(nodes(vec![named(call("G"), 4000)]), functions)).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+}
+
+/// Each wrong declaration is told, with both types.
+#[test]
+fn wrong_declarations_of_long_types() {
+    use onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use onnx::proto::{TensorShapeProto, TypeProto, type_proto};
+    let info = |name: &str, dim: Vec<Dimension>| {
+        let shape = Some(TensorShapeProto { dim });
+        let tensor = type_proto::Tensor { elem_type: Some(1), shape };
+        let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
+        ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+    };
+    let dim = |i: usize| Dimension { value: Some(Value::DimParam(format!("{i:0>500}"))), denotation: None };
+    let relu = |i: usize| node("Relu", ["x".to_string()], vec![format!("y{i}")]);
+    let graph = GraphProto {
+        node: (0..10_000).map(relu).collect(),
+        input: vec![info("x", (0..64).map(dim).collect())],
+        value_info: (0..10_000).map(|i| info(&format!("y{i}"), vec![])).collect(),
+        ..GraphProto::default()
+    };
+    let why = refused(&model(graph, vec![])).unwrap();
+    assert!(why.contains("expand to more than 64 MiB"), "{why}");
+}
+
+#[test]
+fn one_value_under_very_many_names() {
+    let mut graph = ir::text::parse("net (float[1] x) => () { y = Relu (x) }", &Ops).unwrap();
+    let y = graph.find("y").unwrap();
+    (0..20_000).for_each(|i| graph.add_output(&format!("y{i}"), y));
+    let start = Instant::now();
+    onnx::export(&graph, &onnx::Meta::default(), None).unwrap();
+    assert!(start.elapsed() < LONGEST, "{:?}", start.elapsed());
+}
+
+/// What is inferred and what is declared are shapes that could exist, and both together are not.
+#[test]
+fn declared_sizes_that_multiply_with_inferred_ones() {
+    let text = "net (float[N,1099511627776] x) => (float[1099511627776,M] y) { y = Relu (x) }";
+    let graph = ir::text::parse(text, &Ops).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].value).to_string(), "float[N,1099511627776]");
+    assert_eq!(train::Signature::of(&graph).loss, None);
 }

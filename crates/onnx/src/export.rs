@@ -259,7 +259,8 @@ impl Writer<'_> {
         // Sub-graphs read by name, and a pass may have put another value there.
         let before = if captured.is_empty() { vec![] } else { subgraph::captured(&attribute) };
         let now = captured.iter().flatten().map(|&v| self.names.get(v));
-        let changed: HashMap<String, String> = before.into_iter().zip(now).filter(|(a, b)| a != b).collect();
+        let changed = before.into_iter().zip(now).filter(|(a, b)| a != b);
+        let changed: HashMap<String, String> = changed.map(|(a, b)| (a.to_string(), b)).collect();
         if !changed.is_empty() {
             attribute.iter_mut().for_each(|a| subgraph::rename(a, &changed));
         }
@@ -304,10 +305,10 @@ impl Writer<'_> {
             self.notes
                 .push(format!("written as at opset {from} into a file of opset {to}: {n} nodes ({types})"));
         }
+        let mut labels: HashSet<String> = self.file.node.iter().map(|n| n.name().to_string()).collect();
         for (value, name) in std::mem::take(&mut self.names.copies) {
-            let labels: HashSet<&str> = self.file.node.iter().map(|n| n.name()).collect();
             let mut label = name.clone();
-            while labels.contains(label.as_str()) {
+            while !labels.insert(label.clone()) {
                 label.push('_');
             }
             self.file.node.push(NodeProto {
@@ -349,7 +350,7 @@ impl Writer<'_> {
             let graphs = || info.initialization.iter().chain(&info.algorithm);
             let own: HashSet<&str> = graphs().flat_map(|g| &g.initializer).map(TensorProto::name).collect();
             let bound = info.initialization_binding.iter().chain(&info.update_binding);
-            let reads_known = graphs().flat_map(subgraph::free_names).all(|name| defined(&name));
+            let reads_known = graphs().flat_map(subgraph::free_names).all(defined);
             reads_known && bound.into_iter().all(|b| own.contains(b.key()) || defined(b.key()))
         });
         if model.training_info.len() < training {

@@ -1,14 +1,14 @@
 //! Functions that a model brings itself: whom a node calls, and the nodes of a call with its attributes put in.
 
 use crate::import::domain;
+use crate::limits::Budget;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
+use prost::Message;
 use std::cell::Cell;
 use std::collections::HashMap;
 
-/// Calls in calls deeper than this are taken for a function that calls itself, which ONNX forbids.
+/// Calls deeper than this, in calls and sub-graphs, are taken for a function that calls itself, which ONNX forbids.
 const DEPTH: usize = 64;
-/// Nodes to which all calls together may expand.
-const NODES: usize = 1 << 18;
 
 /// Domain, name and overload.
 type Key<'a> = (&'a str, &'a str, &'a str);
@@ -17,8 +17,6 @@ type Key<'a> = (&'a str, &'a str, &'a str);
 pub(crate) struct Functions<'a> {
     list: &'a [FunctionProto],
     of: HashMap<Key<'a>, usize>,
-    /// Nodes that stand for calls so far.
-    expanded: Cell<usize>,
     called: Vec<Cell<bool>>,
 }
 
@@ -26,12 +24,7 @@ impl<'a> Functions<'a> {
     pub fn new(list: &'a [FunctionProto]) -> Functions<'a> {
         let key = |f: &'a FunctionProto| (domain(f.domain()), f.name(), f.overload());
         let of = list.iter().enumerate().map(|(i, f)| (key(f), i)).collect();
-        Functions {
-            list,
-            of,
-            expanded: Cell::new(0),
-            called: list.iter().map(|_| Cell::new(false)).collect(),
-        }
+        Functions { list, of, called: list.iter().map(|_| Cell::new(false)).collect() }
     }
 
     fn position(&self, node: &NodeProto) -> Option<usize> {
@@ -43,26 +36,6 @@ impl<'a> Functions<'a> {
         let i = self.position(node)?;
         self.called[i].set(true);
         Some(&self.list[i])
-    }
-
-    /// Notes a call inside of `depth` others.
-    ///
-    /// # Errors
-    /// When there are so many that the file must be meant to exhaust its reader.
-    pub fn count(&self, function: &FunctionProto, depth: usize) -> Result<(), String> {
-        let name = function.name();
-        if depth >= DEPTH {
-            return Err(format!(
-                "calls of functions are nested more than {DEPTH} deep: \"{name}\" calls itself"
-            ));
-        }
-        self.expanded.set(self.expanded.get() + function.node.len() + 1);
-        if self.expanded.get() > NODES {
-            return Err(format!(
-                "the functions of the model expand to more than {NODES} nodes; export it without functions"
-            ));
-        }
-        Ok(())
     }
 
     /// For each function whether the file still needs it once the calls are replaced: because nobody called it, or because
@@ -98,20 +71,46 @@ pub(crate) fn bindings<'a>(
     function.attribute_proto.iter().chain(&call.attribute).map(|a| (a.name(), a)).collect()
 }
 
+/// Refuses a call inside of `depth` others and sub-graphs.
+pub(crate) fn check_depth(function: &FunctionProto, depth: usize) -> Result<(), String> {
+    if depth >= DEPTH {
+        let name = function.name();
+        return Err(format!("calls of functions are nested more than {DEPTH} deep: \"{name}\" calls itself"));
+    }
+    Ok(())
+}
+
 /// A node of a function in a call with these attributes. A reference to an attribute that is not given vanishes.
-pub(crate) fn bound(node: &NodeProto, attributes: &HashMap<&str, &AttributeProto>) -> NodeProto {
-    let value = |a: &AttributeProto| match a.ref_attr_name() {
-        "" => {
-            let mut a = a.clone();
-            for graph in a.g.iter_mut().chain(&mut a.graphs) {
-                graph.node.iter_mut().for_each(|node| *node = bound(node, attributes));
-            }
-            Some(a)
+///
+/// # Errors
+/// When the attributes that it refers to exceed the budget.
+pub(crate) fn bound(
+    node: &NodeProto,
+    attributes: &HashMap<&str, &AttributeProto>,
+    budget: &Budget,
+) -> Result<NodeProto, String> {
+    let mut node = node.clone();
+    bind(&mut node, attributes, budget)?;
+    Ok(node)
+}
+
+fn bind(
+    node: &mut NodeProto,
+    attributes: &HashMap<&str, &AttributeProto>,
+    budget: &Budget,
+) -> Result<(), String> {
+    node.attribute.retain(|a| match a.ref_attr_name() {
+        "" => true,
+        reference => attributes.contains_key(reference),
+    });
+    for a in &mut node.attribute {
+        if a.ref_attr_name().is_empty() {
+            let graphs = a.g.iter_mut().chain(&mut a.graphs);
+            graphs.flat_map(|g| &mut g.node).try_for_each(|node| bind(node, attributes, budget))?;
+        } else if let Some(&given) = attributes.get(a.ref_attr_name()) {
+            budget.spend(&[], given.encoded_len())?;
+            *a = AttributeProto { name: a.name.take(), ..given.clone() };
         }
-        reference => {
-            let given = (*attributes.get(reference)?).clone();
-            Some(AttributeProto { name: a.name.clone(), ..given })
-        }
-    };
-    NodeProto { attribute: node.attribute.iter().filter_map(value).collect(), ..node.clone() }
+    }
+    Ok(())
 }

@@ -1,14 +1,17 @@
 //! A model as a graph.
 
 use crate::functions::{self, Functions};
+use crate::limits::{self, Budget};
 use crate::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
-    attribute_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto, attribute_proto,
 };
 use crate::{Meta, ModelError, attributes, subgraph, tensors, types};
 use ir::{Attr, Attrs, Graph, Opaque, Parse, Registry, Subgraph, Type, ValueId};
+use prost::Message;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use tensor::Tensor;
 
@@ -25,18 +28,17 @@ const IR_VERSION: i64 = 13;
 ///
 /// # Errors
 /// When versions are unsupported, when a tensor is malformed, when a value has no or two definitions, when nodes depend
-/// on each other in a circle, and when an operator refuses its attributes or operands. The error names the node.
+/// on each other in a circle, when an operator refuses its attributes or operands, and when a name is very long or the
+/// functions expand to very much. The error names the node.
 pub fn import(mut model: ModelProto, registry: &dyn Registry) -> Result<(Graph, Meta), ModelError> {
     let mut meta = Meta::default();
     let file = model.graph.take().ok_or(ModelError::NoGraph)?;
     ir_version(&model, &mut meta)?;
     meta.opset = opset(&model, &file)?;
-    let cx = Context { functions: Functions::new(&model.functions), registry };
-    let scope = Scope {
-        declared: declared(&file),
-        opsets: model.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())).collect(),
-        ..Scope::default()
-    };
+    limits::check_names(&file, &model.functions)?;
+    let cx = Context { functions: Functions::new(&model.functions), registry, budget: Budget::default() };
+    let opsets = Rc::new(Opsets::new(&model.opset_import, None));
+    let scope = Scope { declared: declared(&file), opsets, ..Scope::default() };
     let graph =
         Reader { graph: Graph::new(file.name()), meta: &mut meta, cx: &cx, scope }.read(&file, &[])?;
     let called = cx.functions.still_called(&file);
@@ -134,6 +136,25 @@ enum Source {
 struct Context<'a> {
     functions: Functions<'a>,
     registry: &'a dyn Registry,
+    budget: Budget,
+}
+
+/// Versions of operator sets: those that the file or a function lists, then those where the function is called.
+#[derive(Default)]
+struct Opsets {
+    own: HashMap<String, i64>,
+    outer: Option<Rc<Opsets>>,
+}
+
+impl Opsets {
+    fn new(list: &[OperatorSetIdProto], outer: Option<Rc<Opsets>>) -> Opsets {
+        let own = list.iter().map(|o| (domain(o.domain()).to_string(), o.version())).collect();
+        Opsets { own, outer }
+    }
+
+    fn version(&self, domain: &str) -> Option<i64> {
+        self.own.get(domain).copied().or_else(|| self.outer.as_ref()?.version(domain))
+    }
 }
 
 /// Where names are looked up: the graph, a sub-graph, or one call of a function.
@@ -142,12 +163,14 @@ struct Scope {
     /// `None` for an operand that a call omits.
     values: HashMap<String, Option<ValueId>>,
     declared: HashMap<String, Type>,
-    opsets: BTreeMap<String, i64>,
+    opsets: Rc<Opsets>,
     /// What stands in front of names in a call, and how its results are called outside.
     prefix: String,
     outer: HashMap<String, String>,
-    /// Calls around this one.
+    /// Calls and sub-graphs around this one.
     depth: usize,
+    /// Inside of a call: the file holds this once, but it may be read many times.
+    repeated: bool,
 }
 
 struct Reader<'a> {
@@ -159,8 +182,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// `around`: the values of the graph around this one that it may read, each of which becomes an input.
-    fn read(mut self, file: &GraphProto, around: &[(String, Type)]) -> Result<Graph, ModelError> {
-        let known = around.iter().map(|(name, _)| (name.as_str(), "a value of the graph around"));
+    fn read(mut self, file: &GraphProto, around: &[(&str, Type)]) -> Result<Graph, ModelError> {
+        let known = around.iter().map(|&(name, _)| (name, "a value of the graph around"));
         let order = order(&file.node, sources(file)?.into_iter().chain(known))?;
         let constants: HashSet<&str> = initializer_names(file).collect();
         for info in file.input.iter().filter(|info| !constants.contains(info.name())) {
@@ -169,7 +192,7 @@ impl Reader<'_> {
         }
         for (name, ty) in around {
             let value = self.graph.add_input(name, ty.clone());
-            self.scope.values.entry(name.clone()).or_insert(Some(value));
+            self.scope.values.entry(name.to_string()).or_insert(Some(value));
         }
         for tensor in &file.initializer {
             self.initializer(tensor)?;
@@ -249,11 +272,18 @@ impl Reader<'_> {
     }
 
     fn node(&mut self, node: &NodeProto) -> Result<(), ModelError> {
-        if let Some(function) = self.cx.functions.find(node) {
-            return self.call(function, node);
-        }
         let error = |what: String| ModelError::node(label(node), what);
         let names = trimmed(&node.output);
+        let base = [node.name(), names.iter().find(|n| !n.is_empty()).map_or("", |n| n), node.op_type()];
+        let base = base.into_iter().find(|n| !n.is_empty()).unwrap_or("node");
+        let base = format!("{}{base}", self.scope.prefix);
+        limits::check_name(&base)?;
+        let unnamed = names.iter().filter(|n| n.is_empty()).count();
+        let made = self.scope.prefix.len() * (1 + names.len()) + base.len() * unnamed;
+        self.cx.budget.spend(&[], made).map_err(error)?;
+        if let Some(function) = self.cx.functions.find(node) {
+            return self.call(function, node, &base);
+        }
         let mut attrs = attributes::read(&node.attribute).map_err(error)?;
         if let ([name], Some(tensor)) = (names, constant(node, &attrs)) {
             self.constant(name, tensor);
@@ -273,12 +303,9 @@ impl Reader<'_> {
             around.push(value.ok_or_else(|| error(missing(name)))?);
         }
         self.bodies(node, &mut attrs, &captured, &around);
-        let base = [node.name(), names.iter().find(|n| !n.is_empty()).map_or("", |n| n), node.op_type()];
-        let base = base.into_iter().find(|n| !n.is_empty()).unwrap_or("node");
-        let base = format!("{}{base}", self.scope.prefix);
 
         let domain = domain(node.domain());
-        let opset = self.scope.opsets.get(domain).copied().unwrap_or(1);
+        let opset = self.scope.opsets.version(domain).unwrap_or(1);
         let cx = Parse { attrs: &attrs, opset, ins: given, outs: names.len() };
         let parsed = self.cx.registry.parse(domain, node.op_type(), &cx).transpose().map_err(error)?;
         let op = match parsed.filter(|parsed| parsed.op.is::<Opaque>().is_none()) {
@@ -323,23 +350,29 @@ impl Reader<'_> {
                 continue;
             }
             self.define(name, value);
-            self.declare(name, value);
+            self.declare(name, value).map_err(error)?;
         }
         self.keep_node(node, &self.graph.node(id).name.clone());
         Ok(())
     }
 
-    /// Adds what the file declares of a value.
-    fn declare(&mut self, name: &str, value: ValueId) {
+    /// Adds what the file declares of a value. A declaration that is wrong is told.
+    ///
+    /// # Errors
+    /// When that was told of too many.
+    fn declare(&mut self, name: &str, value: ValueId) -> Result<(), String> {
         if let Some(Err(e)) = self.scope.declared.get(name).map(|ty| self.graph.refine(value, ty)) {
-            self.meta.notes.push(e.to_string());
+            let note = e.to_string();
+            self.cx.budget.spend(&[], note.len())?;
+            self.meta.notes.push(note);
         }
+        Ok(())
     }
 
     /// Reads the sub-graphs among the attributes. One that cannot be read stays encoded, and is told.
-    fn bodies(&mut self, node: &NodeProto, attrs: &mut Attrs, captured: &[String], around: &[ValueId]) {
+    fn bodies(&mut self, node: &NodeProto, attrs: &mut Attrs, captured: &[&str], around: &[ValueId]) {
         let types = around.iter().map(|&v| self.graph.ty(v).clone());
-        let around: Vec<(String, Type)> = captured.iter().cloned().zip(types).collect();
+        let around: Vec<(&str, Type)> = captured.iter().copied().zip(types).collect();
         for (a, file) in node.attribute.iter().filter_map(|a| Some((a, a.g.as_ref()?))) {
             let Some(Attr::Raw(encoded)) = attrs.get(a.name()) else { continue };
             let encoded = encoded.clone();
@@ -347,11 +380,13 @@ impl Reader<'_> {
             let scope = Scope {
                 declared: declared(file),
                 opsets: self.scope.opsets.clone(),
-                depth: self.scope.depth,
+                depth: self.scope.depth + 1,
+                repeated: self.scope.repeated,
                 ..Scope::default()
             };
+            let paid = if scope.repeated { self.cx.budget.spend(&file.node, encoded.len()) } else { Ok(()) };
             let reader = Reader { graph: Graph::new(file.name()), meta: &mut meta, cx: self.cx, scope };
-            match reader.read(file, &around) {
+            match paid.and_then(|()| reader.read(file, &around).map_err(|e| e.to_string())) {
                 Ok(graph) => {
                     let body = Subgraph { graph: Arc::new(graph), captured: captured.len(), encoded };
                     attrs.set(a.name(), Attr::Graph(body));
@@ -363,10 +398,12 @@ impl Reader<'_> {
         }
     }
 
-    /// What a function does, in the place of a call of it.
-    fn call(&mut self, function: &FunctionProto, node: &NodeProto) -> Result<(), ModelError> {
+    /// What a function does, in the place of a call of it, which has the name `base` in the graph.
+    fn call(&mut self, function: &FunctionProto, node: &NodeProto, base: &str) -> Result<(), ModelError> {
         let error = |what: String| ModelError::node(label(node), what);
-        self.cx.functions.count(function, self.scope.depth).map_err(error)?;
+        functions::check_depth(function, self.scope.depth).map_err(error)?;
+        let bytes = function.encoded_len() + node.encoded_len();
+        self.cx.budget.spend(&function.node, bytes).map_err(error)?;
         if node.input.len() > function.input.len() || node.output.len() > function.output.len() {
             let (ins, outs) = (function.input.len(), function.output.len());
             let (given, asked) = (node.input.len(), node.output.len());
@@ -375,14 +412,12 @@ impl Reader<'_> {
             )));
         }
         let mut inner = Scope {
-            opsets: self.scope.opsets.clone(),
+            opsets: Rc::new(Opsets::new(&function.opset_import, Some(self.scope.opsets.clone()))),
+            prefix: format!("{base}/"),
             depth: self.scope.depth + 1,
-            outer: HashMap::new(),
+            repeated: true,
             ..Scope::default()
         };
-        inner
-            .opsets
-            .extend(function.opset_import.iter().map(|o| (domain(o.domain()).to_string(), o.version())));
         for (i, formal) in function.input.iter().enumerate() {
             let value = match node.input.get(i).filter(|name| !name.is_empty()) {
                 Some(name) => self.value(name, || label(node))?,
@@ -392,17 +427,13 @@ impl Reader<'_> {
         }
         let results = || function.output.iter().zip(&node.output).filter(|(_, name)| !name.is_empty());
         inner.outer = results().map(|(formal, name)| (formal.clone(), self.qualified(name))).collect();
-        let call =
-            [node.name(), node.output.iter().find(|n| !n.is_empty()).map_or("", |n| n), node.op_type()];
-        let call = call.into_iter().find(|n| !n.is_empty()).unwrap_or("call");
-        inner.prefix = format!("{}{call}/", self.scope.prefix);
-
         let leaves = function.input.iter().map(|name| (name.as_str(), "an operand of the function"));
         let order = order(&function.node, leaves)?;
         let attributes = functions::bindings(function, node);
         let outside = std::mem::replace(&mut self.scope, inner);
         for i in order {
-            self.node(&functions::bound(&function.node[i], &attributes))?;
+            let bound = functions::bound(&function.node[i], &attributes, &self.cx.budget).map_err(error)?;
+            self.node(&bound)?;
         }
         let inside = std::mem::replace(&mut self.scope, outside);
         for (formal, name) in results() {
@@ -410,7 +441,7 @@ impl Reader<'_> {
             let value = value
                 .ok_or_else(|| error(format!("the function does not define its result \"{formal}\"")))?;
             self.define(name, value);
-            self.declare(name, value);
+            self.declare(name, value).map_err(error)?;
         }
         Ok(())
     }
@@ -513,8 +544,9 @@ fn order<'a>(
     for (i, node) in nodes.iter().enumerate() {
         let captured = subgraph::captured(&node.attribute);
         let mut from = Vec::new();
-        for name in node.input.iter().chain(&captured).filter(|n| !n.is_empty()) {
-            match sources.get_key_value(name.as_str()) {
+        let named = node.input.iter().map(String::as_str).filter(|n| !n.is_empty());
+        for name in named.chain(captured) {
+            match sources.get_key_value(name) {
                 Some((name, Source::Node(producer))) => {
                     from.push((*producer, *name));
                     readers[*producer].push(i);

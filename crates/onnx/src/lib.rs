@@ -14,6 +14,7 @@ mod file;
 mod functions;
 mod history;
 mod import;
+mod limits;
 mod meta;
 mod model;
 mod runtime_checkpoint;

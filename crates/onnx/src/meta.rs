@@ -67,7 +67,8 @@ impl Meta {
         }
     }
 
-    /// Whether the file holds operators of its own (functions); their calls are carried through as they are.
+    /// Whether operators of the file's own (functions) are carried through: those that a sub-graph calls, and those that
+    /// nobody calls. Other calls were replaced by what the functions do.
     pub fn has_functions(&self) -> bool {
         !self.model.functions.is_empty()
     }

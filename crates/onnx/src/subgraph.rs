@@ -4,7 +4,7 @@ use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Names that the graph defines itself.
-fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
+pub(crate) fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let inputs = graph.input.iter().map(|v| v.name());
     let initializers = graph.initializer.iter().map(|t| t.name());
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name());
@@ -12,39 +12,33 @@ fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
     inputs.chain(initializers).chain(sparse).chain(results).filter(|name| !name.is_empty())
 }
 
-fn graphs(a: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
+/// The sub-graphs of an attribute.
+pub(crate) fn graphs(a: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
     a.g.iter().chain(&a.graphs)
 }
 
 /// Names that the graph reads and does not define, in order of appearance.
-pub(crate) fn free_names(graph: &GraphProto) -> Vec<String> {
+pub(crate) fn free_names(graph: &GraphProto) -> Vec<&str> {
     let own: HashSet<&str> = defined(graph).collect();
-    let mut free = Vec::new();
-    let mut read = |name: &str| {
-        if !name.is_empty() && !own.contains(name) && !free.iter().any(|f| f == name) {
-            free.push(name.to_string());
-        }
-    };
-    for node in &graph.node {
-        node.input.iter().for_each(|name| read(name));
-        captured(&node.attribute).iter().for_each(|name| read(name));
-    }
-    graph.output.iter().for_each(|v| read(v.name()));
-    free
+    let inputs = graph
+        .node
+        .iter()
+        .flat_map(|node| node.input.iter().map(String::as_str).chain(captured(&node.attribute)));
+    let read = inputs.chain(graph.output.iter().map(|v| v.name()));
+    unique(read.filter(|name| !name.is_empty() && !own.contains(name)))
 }
 
 /// Names that the sub-graphs among a node's attributes read from around the node, in order of appearance in the
 /// attributes by name: a file may have them in another order than [`ir::Attrs`].
-pub(crate) fn captured(attributes: &[AttributeProto]) -> Vec<String> {
+pub(crate) fn captured(attributes: &[AttributeProto]) -> Vec<&str> {
     let mut sorted: Vec<&AttributeProto> = attributes.iter().collect();
     sorted.sort_by_key(|a| a.name());
-    let mut names: Vec<String> = Vec::new();
-    for name in sorted.into_iter().flat_map(graphs).flat_map(free_names) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
+    unique(sorted.into_iter().flat_map(graphs).flat_map(free_names))
+}
+
+fn unique<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = HashSet::new();
+    names.filter(|name| seen.insert(*name)).collect()
 }
 
 /// Every name that the sub-graphs among a node's attributes define, at any depth.

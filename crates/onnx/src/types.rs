@@ -15,11 +15,16 @@ pub(crate) fn read(proto: Option<&TypeProto>) -> Type {
     if ty.is_countable() { ty } else { Type { shape: None, ..ty } }
 }
 
-/// Some exporters write -1, or a name that is no name, for a size that is not known.
+/// Bytes of the name of a size. Every message about a type repeats it, and a type has many sizes.
+const NAME: usize = 512;
+
+/// Some exporters write -1, or a name that is no name, for a size that is not known. A very long name says as little.
 fn dim(d: &Dimension) -> Dim {
     match &d.value {
         Some(dimension::Value::DimValue(n)) => usize::try_from(*n).map_or(Dim::Unknown, Dim::Fixed),
-        Some(dimension::Value::DimParam(s)) if !["", "?", "-1"].contains(&s.as_str()) => Dim::sym(s),
+        Some(dimension::Value::DimParam(s)) if !["", "?", "-1"].contains(&s.as_str()) && s.len() <= NAME => {
+            Dim::sym(s)
+        }
         _ => Dim::Unknown,
     }
 }
@@ -69,6 +74,18 @@ mod tests {
             assert_eq!(info.name(), "x");
         }
         assert_eq!(declare("x", &Type::unknown(), None).r#type, None);
+    }
+
+    #[test]
+    fn a_size_with_a_very_long_name_is_not_known() {
+        for (len, known) in [(NAME, true), (NAME + 1, false)] {
+            let name = "N".repeat(len);
+            let info = declare("x", &Type::new(DType::F32, [Dim::sym(&name)]), None);
+            let expected = if known { Dim::sym(&name) } else { Dim::Unknown };
+            let ty = read(info.r#type.as_ref());
+            assert_eq!(ty, Type::new(DType::F32, [expected]));
+            assert_eq!(declare("x", &ty, Some(&info)), info, "it is written back");
+        }
     }
 
     #[test]

@@ -60,6 +60,15 @@ fn node_names_become_unique() {
 }
 
 #[test]
+fn a_name_that_is_free_again_is_given_again() {
+    let mut g = Graph::new("g");
+    let b: Vec<_> = (0..4).map(|_| g.add_input("b", ir::Type::of(DType::F32))).collect();
+    assert_eq!(b.iter().map(|&v| g.value(v).name.as_str()).collect::<Vec<_>>(), ["b", "b_1", "b_2", "b_3"]);
+    g.rename(b[1], "c");
+    assert_eq!([g.fresh("b"), g.fresh("b"), g.fresh("b_1")], ["b_1", "b_4", "b_1_1"]);
+}
+
+#[test]
 fn nodes_out_of_order_are_sorted() {
     let (a, b) = (node("Relu", "a", &["x"], &["t"]), node("Relu", "b", &["t"], &["y"]));
     let sorted = read(&model(graph(vec![a.clone(), b.clone()], vec![], &["y"]), 13)).0;
