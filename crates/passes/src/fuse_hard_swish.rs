@@ -16,6 +16,7 @@ use crate::pass::{Pass, Report, operations, supersede};
 use ir::{Graph, GraphError, NodeId, Op, ValueId};
 use ops::{Add, Clip, Div, HardSigmoid, HardSwish, Mul};
 use std::sync::Arc;
+use tensor::DType;
 
 /// The hard sigmoid of the hard swish.
 const GATE: HardSigmoid = HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
@@ -37,6 +38,13 @@ impl Pass for FuseHardSwish {
                 (None, None) => continue,
             };
             let label = graph.node(id).label();
+            // A constant of one element may have more axes than the operand, which the result gets.
+            let (from, to) = (graph.ty(x), graph.ty(id.into()));
+            if from.rank().is_none() || from.rank() != to.rank() || !from.dtype.is_none_or(DType::is_float) {
+                let why = format!("its operand is {from}, its result {to}");
+                report.skip(self.name(), label, why);
+                continue;
+            }
             let how = format!("now {}", op.name());
             let name = format!("{}_fused", graph.value(id.into()).name);
             let new = graph.add_node(op, &[Some(x)], &name, &[&name])?;
@@ -110,4 +118,26 @@ fn operands(graph: &Graph, id: NodeId) -> Option<[ValueId; 2]> {
 /// A constant of one element.
 fn number(graph: &Graph, v: ValueId) -> Option<f32> {
     graph.constant(v).filter(|t| t.len() == 1).map(|t| t.to_f32()[0])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operand_of_unknown_rank_may_have_fewer_axes() {
+        let text = "net (float[2] x) => (float y)
+            <float[1,1] three = {3.0}, float[] zero = {0.0}, float[] six = {6.0}>
+            {
+              other = qat.Unknown (x)
+              shifted = Add (other, three)
+              clipped = Clip (shifted, zero, six)
+              y = Div (clipped, six)
+            }";
+        let mut graph = ir::text::parse(text, &ops::Ops).unwrap();
+        let mut report = Report::default();
+        FuseHardSwish.run(&mut graph, &mut report).unwrap();
+        assert!(graph.producer::<Div>(graph.outputs()[0].value).is_some(), "{report:?}");
+    }
 }

@@ -53,6 +53,9 @@ impl Pass for MeanToPool {
 fn spatial_mean(graph: &Graph, id: NodeId) -> Result<ValueId, String> {
     let operand = |i: usize| graph.node(id).ins.get(i).copied().flatten();
     let x = operand(0).ok_or("it has no operand")?;
+    if graph.ty(x).dtype.is_some_and(|d| !d.is_float()) {
+        return Err(format!("its operand is {}, not floating point", graph.ty(x)));
+    }
     let Some(rank) = graph.ty(x).rank() else { return Err("the rank of its operand is unknown".into()) };
     let Some(axes) = operand(1) else { return Err("it takes the mean over everything".into()) };
     let Some(axes) = graph.constant(axes) else { return Err("its axes are computed".into()) };
@@ -62,4 +65,20 @@ fn spatial_mean(graph: &Graph, id: NodeId) -> Result<ValueId, String> {
         return Err(format!("axes {axes:?} of {} are not the spatial ones", graph.ty(x)));
     }
     Ok(x)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_no_pool() {
+        let text = "net (int32[N,2,3,4] x) => (int32[N,2,1,1] y) <int64[2] axes = {2, 3}>
+            { y = ReduceMean (x, axes) }";
+        let mut graph = ir::text::parse(text, &ops::Ops).unwrap();
+        let mut report = Report::default();
+        MeanToPool.run(&mut graph, &mut report).unwrap();
+        assert!(report.lines[0].to_string().ends_with("not floating point"), "{report:?}");
+    }
 }
