@@ -284,3 +284,35 @@ fn constants_that_take_long() {
         within(&bytes, hostile::compile);
     }
 }
+
+/// Deeper than any stack, if each of them were looked through by a call.
+#[test]
+fn a_convolution_behind_many_transposes() {
+    let turns: Vec<String> =
+        (0..3000).map(|i| format!("x{} = Transpose <perm=[0, 1, 3, 2]> (x{i})", i + 1)).collect();
+    let bytes = file(&format!(
+        "net (float[1,1,2,2] x0) => (float[1,1,2,2] y) <float[1,1,1,1] w = {{1.0}}>
+         {{ {} y = Conv (x3000, w) }}",
+        turns.join(" ")
+    ));
+    within(&bytes, hostile::compile);
+}
+
+/// A bias of one number that is taken of millions, for each convolution anew.
+#[test]
+fn a_bias_that_all_share() {
+    let layers: Vec<String> = (0..300).map(|i| format!("x{} = Conv (x{i}, w, b)", i + 1)).collect();
+    let bytes = file(&format!(
+        "net (float[1,1,2] x0) => (float[1,1,2] x300)
+         <float[1,1,1] w = {{1.0}}, int8[1] codes = {{1}}, float[] scale = {{0.5}}, int8[] zero_point = {{0}},
+          int64[1] sizes = {{4194304}}, int64[1] from = {{7}}, int64[1] to = {{8}}>
+         {{
+           number = DequantizeLinear (codes, scale, zero_point)
+           wide = Expand (number, sizes)
+           b = Slice (wide, from, to)
+           {}
+         }}",
+        layers.join(" ")
+    ));
+    within(&bytes, hostile::compile);
+}

@@ -177,6 +177,7 @@ fn in_training_mode(graph: &Graph) -> (usize, usize) {
 /// Graph inputs that only say whether dropouts drop are no data: the dropouts are set to drop, which is what
 /// [`in_training_mode`] counts and normalizing removes.
 fn drop_modes(graph: &mut Graph) {
+    let given = graph.inputs().len();
     for id in graph.inputs().to_vec() {
         let readers = graph.consumers(id.into());
         let mode = |&(n, slot): &(NodeId, usize)| slot == 2 && graph.node(n).is::<Dropout>().is_some();
@@ -189,6 +190,8 @@ fn drop_modes(graph: &mut Graph) {
             graph.set_input(reader, slot, Some(on));
         }
         graph.remove_input(id);
+    }
+    if graph.inputs().len() < given {
         graph.sweep();
     }
 }
@@ -218,8 +221,10 @@ fn runtime_training(graph: &mut Graph, path: &Path) -> Result<Option<Form>, Erro
         graph.replace(input, constant).map_err(of_model)?;
         graph.swap_names(input, constant);
         graph.remove_input(input.node);
-        graph.sweep();
         parameters += 1;
+    }
+    if parameters > 0 {
+        graph.sweep();
     }
     if gradients + parameters == 0 {
         return Ok(None);
@@ -266,4 +271,30 @@ fn leave_gradients_out(graph: &mut Graph) -> Result<(), GraphError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ir::Type;
+    use std::sync::Arc;
+    use tensor::DType;
+
+    #[test]
+    fn dropouts_with_a_mode_each() {
+        let mut graph = Graph::new("net");
+        let mut x = graph.add_input("x", Type::new(DType::F32, [2]));
+        for i in 0..3000 {
+            let mode = graph.add_input(&format!("mode{i}"), Type::new(DType::Bool, [0usize; 0]));
+            let ins = [Some(x), None, Some(mode)];
+            let name = format!("y{i}");
+            x = graph.add_node(Arc::new(Dropout { seed: None }), &ins, &name, &[&name]).unwrap().into();
+        }
+        graph.set_outputs([("y".to_string(), x)]);
+        drop_modes(&mut graph);
+        graph.check().unwrap();
+        assert_eq!((graph.inputs().len(), in_training_mode(&graph)), (1, (0, 3000)));
+        assert!(graph.find("mode0").is_none());
+    }
 }

@@ -28,14 +28,14 @@
 //!
 //! Operators that move or select values get a pair with the scale of their operand, so that runtimes run them on codes.
 
-use crate::fold_constants::evaluate;
+use crate::fold_constants::Evaluator;
 use crate::hooks::unprocessed;
 use crate::pass::{Pass, Report, operations, rename_and_replace};
-use ir::{Graph, GraphError, NodeId, QuantRole, ValueId};
+use ir::{Graph, GraphError, NodeId, Output, QuantRole, ValueId};
 use kernels::quant::{Axis, Grid, Quantizer, Round, Rule, Scales, batch_norm_affine, quantize_i8};
 use observe::scale;
 use ops::{BatchNormalization, Clip, DequantizeLinear, FakeQuant, QuantizeLinear};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use tensor::{DType, Tensor};
 
 /// See the module. Wants a graph without updates ([`DropUpdates`](crate::DropUpdates)).
@@ -91,12 +91,12 @@ struct Known {
 
 impl Known {
     /// Of a FakeQuant; `None` when its scale is not constant.
-    fn of(graph: &Graph, id: NodeId) -> Option<Known> {
+    fn of(graph: &Graph, id: NodeId, values: &mut Evaluator) -> Option<Known> {
         let node = graph.node(id);
         let quant = node.is::<FakeQuant>()?;
-        let scale = evaluate(graph, node.ins[1]?)?.to_f32();
+        let scale = values.value(graph, node.ins[1]?)?.to_f32();
         let zero_point = match node.ins.get(2).copied().flatten() {
-            Some(z) => evaluate(graph, z)?.to_i64().into_iter().map(|z| z as i32).collect(),
+            Some(z) => values.value(graph, z)?.to_i64().into_iter().map(|z| z as i32).collect(),
             None => vec![0; scale.len()],
         };
         let mut known = Known { quantizer: quant.quantizer, axis: quant.axis, scale, zero_point };
@@ -114,6 +114,7 @@ impl Known {
 
 #[derive(Default)]
 struct Frozen {
+    values: Evaluator,
     /// Frozen weights by quantizer, where nothing specific to the reader went into them.
     weights: BTreeMap<ValueId, ValueId>,
     /// Pairs by tensor, scale (its bits) and zero point.
@@ -153,11 +154,11 @@ fn dequantize(
 }
 
 /// Scale of the quantizer from which a value comes, directly or through nodes that only move values.
-fn data_scale(graph: &Graph, mut v: ValueId) -> Option<f32> {
+fn data_scale(graph: &Graph, mut v: ValueId, values: &mut Evaluator) -> Option<f32> {
     loop {
         let node = graph.node(v.node);
         if node.is::<FakeQuant>().is_some() {
-            let known = Known::of(graph, v.node)?;
+            let known = Known::of(graph, v.node, values)?;
             return (known.scale.len() == 1).then(|| known.scale[0]);
         }
         match node.op().map(|op| op.quant()) {
@@ -170,6 +171,7 @@ fn data_scale(graph: &Graph, mut v: ValueId) -> Option<f32> {
 impl Frozen {
     /// Freezes weight and bias of one node, and folds the batch norm behind it.
     fn weighted(&mut self, graph: &mut Graph, report: &mut Report, at: Slots) -> Result<(), GraphError> {
+        let values = &mut self.values;
         let node = graph.node(at.id);
         let label = node.label();
         let Some(w_fq) = node.ins.get(at.weight).copied().flatten() else { return Ok(()) };
@@ -178,7 +180,7 @@ impl Frozen {
         }
         let source = graph.node(w_fq.node).ins[0];
         let (Some(known), Some((w, source))) =
-            (Known::of(graph, w_fq.node), source.and_then(|s| Some((evaluate(graph, s)?, s))))
+            (Known::of(graph, w_fq.node, values), source.and_then(|s| Some((values.value(graph, s)?, s))))
         else {
             report.skip("freeze-quant", label, "its weight or the weight's scale is not constant");
             return Ok(());
@@ -193,11 +195,12 @@ impl Frozen {
             return Ok(());
         }
         let name = graph.value(unprocessed(graph, source)).name.clone();
-        let input_scale = node.ins.get(at.data).copied().flatten().and_then(|v| data_scale(graph, v));
+        let data = node.ins.get(at.data).copied().flatten();
+        let input_scale = data.and_then(|v| data_scale(graph, v, values));
         let bias_value = node.ins.get(at.bias).copied().flatten();
         let bias = match bias_value {
             None => None,
-            Some(b) => match evaluate(graph, b).map(|t| t.to_f32()) {
+            Some(b) => match values.value(graph, b).map(|t| t.to_f32()) {
                 Some(b) if b.len() == rows.channels => Some(b),
                 Some(b) if b.len() == 1 => Some(vec![b[0]; rows.channels]),
                 _ => None,
@@ -206,32 +209,22 @@ impl Frozen {
         // A MatMul has no slot for the bias that a batch norm leaves behind, and a grouped ConvTranspose has more output
         // channels than the axis of its weight.
         let has_slot = node.op().is_some_and(|op| op.params().contains(&at.bias));
-        let fold = batch_norm(graph, at.id).filter(|(_, factor, _)| {
+        let fold = batch_norm(graph, at.id, values).filter(|(_, factor, _)| {
             has_slot && bias.is_some() == bias_value.is_some() && factor.len() == rows.channels
         });
 
-        let values = w.to_f32();
         let mut scale = known.scale.clone();
-        let mut codes = vec![0i8; values.len()];
-        quantize_i8(
-            known.quantizer,
-            scale_rows(rows, &scale),
-            Scales::symmetric(&scale),
-            &values,
-            &mut codes,
-        );
+        let mut dead = Vec::new();
         let mut bias = bias;
         if let Some((_, factor, shift)) = &fold {
             scale = if scale.len() == 1 { vec![scale[0]; rows.channels] } else { scale };
             let old = bias.unwrap_or_else(|| vec![0.0; rows.channels]);
             bias = Some(old.iter().zip(factor).zip(shift).map(|((b, a), s)| b * a + s).collect());
-            each_channel(rows, &mut codes, |c, code| if factor[c] < 0.0 { -code } else { *code });
             for (s, a) in scale.iter_mut().zip(factor) {
                 // A channel that the batch norm switches off: no code matters, any scale will do.
                 *s = if a.abs() * *s > scale::MIN_SCALE { *s * a.abs() } else { 0.0 };
             }
-            let dead: Vec<bool> = scale.iter().map(|&s| s == 0.0).collect();
-            each_channel(rows, &mut codes, |c, code| if dead[c] { 0 } else { *code });
+            dead = scale.iter().map(|&s| s == 0.0).collect();
             let usual = scale.iter().copied().fold(0.0, f32::max);
             let usual = if usual > 0.0 { usual } else { 1.0 / 127.0 };
             scale.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = usual);
@@ -247,19 +240,7 @@ impl Frozen {
                 }
                 enlarged = quantized.enlarged.clone();
                 if !enlarged.is_empty() {
-                    // Larger steps need other codes: from the final weights, as the first ones.
                     scale = quantized.weight_scale.clone();
-                    let factor = |c: usize| fold.as_ref().map_or(1.0, |(_, factor, _)| factor[c]);
-                    let channel = |i: usize| i / rows.inner.max(1) % rows.channels;
-                    let folded: Vec<f32> =
-                        values.iter().enumerate().map(|(i, w)| w * factor(channel(i))).collect();
-                    let mut again = vec![0i8; values.len()];
-                    let scales = Scales::symmetric(&scale);
-                    quantize_i8(known.quantizer, scale_rows(rows, &scale), scales, &folded, &mut again);
-                    let slot = |i: usize| if scale.len() == 1 { 0 } else { channel(i) };
-                    for (i, (code, again)) in codes.iter_mut().zip(&again).enumerate() {
-                        *code = if enlarged.contains(&slot(i)) { *again } else { *code };
-                    }
                 }
                 Some(Ok(quantized))
             }
@@ -271,6 +252,27 @@ impl Frozen {
         let weight = match self.weights.get(&w_fq).filter(|_| reusable) {
             Some(&done) => done,
             None => {
+                let mut values = w.to_f32();
+                let mut codes = quantize(&known, rows, &known.scale, &values);
+                if let Some((_, factor, _)) = &fold {
+                    each_channel(rows, &mut codes, |c, code| match dead[c] {
+                        true => 0,
+                        false if factor[c] < 0.0 => -code,
+                        false => *code,
+                    });
+                }
+                if !enlarged.is_empty() {
+                    // Larger steps need other codes: from the final weights, as the first ones.
+                    let channel = |i: usize| i / rows.inner.max(1) % rows.channels;
+                    if let Some((_, factor, _)) = &fold {
+                        values.iter_mut().enumerate().for_each(|(i, w)| *w *= factor[channel(i)]);
+                    }
+                    let again = quantize(&known, rows, &scale, &values);
+                    let slot = |i: usize| if scale.len() == 1 { 0 } else { channel(i) };
+                    for (i, (code, again)) in codes.iter_mut().zip(again).enumerate() {
+                        *code = if enlarged.binary_search(&slot(i)).is_ok() { again } else { *code };
+                    }
+                }
                 let shape: &[usize] = if scale.len() == 1 { &[] } else { &[rows.channels] };
                 let (scale, codes) = (Tensor::new(shape, scale), Tensor::new(w.shape(), codes));
                 let done = dequantize(graph, &name, codes, scale, at.axis as i64)?;
@@ -323,7 +325,7 @@ impl Frozen {
         if readers.is_empty() && !graph.is_output(id.into()) {
             return Ok(());
         }
-        let Some(known) = Known::of(graph, id) else {
+        let Some(known) = Known::of(graph, id, &mut self.values) else {
             report.skip("freeze-quant", graph.node(id).label(), "its scale is not constant");
             return Ok(());
         };
@@ -335,11 +337,9 @@ impl Frozen {
             && known.zero_point.iter().all(|&z| z == 0);
         if let Some(value) = graph.tensor(x).filter(|_| symmetric).cloned() {
             // A weight whose reader has no weight slot, a gathered table say.
-            let values = value.to_f32();
-            let mut codes = vec![0i8; values.len()];
             let rows =
-                known.axis.and_then(|a| Axis::of(value.shape(), a)).unwrap_or(Axis::whole(values.len()));
-            quantize_i8(known.quantizer, rows, Scales::symmetric(&known.scale), &values, &mut codes);
+                known.axis.and_then(|a| Axis::of(value.shape(), a)).unwrap_or(Axis::whole(value.len()));
+            let codes = quantize(&known, rows, &known.scale, &value.to_f32());
             let shape: &[usize] = if known.scale.len() == 1 { &[] } else { &[known.scale.len()] };
             let scale = Tensor::new(shape, known.scale);
             let codes = Tensor::new(value.shape(), codes);
@@ -402,6 +402,14 @@ fn storage(known: &Known) -> Option<(Tensor, Option<(f32, f32)>)> {
     Some((zero_point, (!full).then(|| (value(low), value(high)))))
 }
 
+/// The codes of a weight with these scales.
+fn quantize(known: &Known, rows: Axis, scale: &[f32], values: &[f32]) -> Vec<i8> {
+    let mut codes = vec![0i8; values.len()];
+    let rows = scale_rows(rows, scale);
+    quantize_i8(known.quantizer, rows, Scales::symmetric(scale), values, &mut codes);
+    codes
+}
+
 /// One row per channel where there is a scale per channel, the whole tensor otherwise.
 fn scale_rows(rows: Axis, scale: &[f32]) -> Axis {
     if scale.len() == 1 { Axis::whole(rows.len()) } else { rows }
@@ -415,11 +423,11 @@ fn each_channel(rows: Axis, codes: &mut [i8], f: impl Fn(usize, &i8) -> i8) {
 }
 
 /// The batch norm that alone reads a node's result, with its factor and shift per channel.
-fn batch_norm(graph: &Graph, id: NodeId) -> Option<(NodeId, Vec<f32>, Vec<f32>)> {
+fn batch_norm(graph: &Graph, id: NodeId, values: &mut Evaluator) -> Option<(NodeId, Vec<f32>, Vec<f32>)> {
     let bn = graph.only_consumer(id.into())?;
     let node = graph.node(bn);
     let op = node.is::<BatchNormalization>().filter(|op| !op.training)?;
-    let operand = |i: usize| Some(evaluate(graph, node.ins.get(i).copied().flatten()?)?.to_f32());
+    let mut operand = |i: usize| Some(values.value(graph, node.ins.get(i).copied().flatten()?)?.to_f32());
     let (gamma, beta, mean, variance) = (operand(1)?, operand(2)?, operand(3)?, operand(4)?);
     let (factor, shift) = batch_norm_affine(&gamma, &beta, &mean, &variance, op.epsilon);
     Some((bn, factor, shift))
@@ -462,18 +470,22 @@ fn same_scale(graph: &mut Graph, id: NodeId) -> Result<(), GraphError> {
 /// Gives each output its name back where rewriting left another value under it: that of the tensor before its pair.
 fn name_outputs(graph: &mut Graph) {
     let outputs = graph.outputs().to_vec();
+    let has_name = |o: &&Output| graph.value(o.value).name == o.name;
+    let mut named: HashSet<ValueId> = outputs.iter().filter(has_name).map(|o| o.value).collect();
     for output in &outputs {
-        let name = &graph.value(output.value).name;
-        let named = outputs.iter().any(|o| o.value == output.value && o.name == *name);
-        if named || graph.node(output.value.node).op().is_none() {
+        if named.contains(&output.value) || graph.node(output.value.node).op().is_none() {
             continue;
         }
         match graph.find(&output.name) {
             // An input of this name has to keep it.
             Some(holder) if graph.node(holder.node).op().is_none() => continue,
-            Some(holder) => graph.rename(holder, &format!("{}_float", output.name)),
+            Some(holder) => {
+                graph.rename(holder, &format!("{}_float", output.name));
+                named.remove(&holder);
+            }
             None => {}
         }
         graph.rename(output.value, &output.name);
+        named.insert(output.value);
     }
 }

@@ -272,11 +272,20 @@ fn target(graph: &Graph, id: NodeId) -> Result<Target, String> {
 
 /// Whether any reader of a node's result quantizes it, directly or behind a clamp.
 fn is_quantized(graph: &Graph, id: NodeId) -> bool {
-    graph.consumers(id.into()).iter().any(|&(reader, _)| {
-        let node = graph.node(reader);
-        let clamp = node.is::<Relu>().is_some() || node.is::<Clip>().is_some();
-        node.is::<QuantizeLinear>().is_some() || (clamp && is_quantized(graph, reader))
-    })
+    let mut todo = vec![id];
+    while let Some(id) = todo.pop() {
+        for (reader, slot) in graph.consumers(id.into()) {
+            let node = graph.node(reader);
+            if node.is::<QuantizeLinear>().is_some() {
+                return true;
+            }
+            // What is only a bound is not clamped; and by its data, a clamp is reached once.
+            if slot == 0 && (node.is::<Relu>().is_some() || node.is::<Clip>().is_some()) {
+                todo.push(reader);
+            }
+        }
+    }
+    false
 }
 
 fn conv(graph: &Graph, id: NodeId) -> Result<Fused, String> {
@@ -447,6 +456,25 @@ mod tests {
     fn drawn(shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
         Tensor::new(shape, (0..n).map(|i: usize| (i * 7919 % 101) as f32 * 0.12 - 4.0).collect::<Vec<f32>>())
+    }
+
+    /// Each clamp reads the one in front of it three times: there are 3^40 ways through.
+    #[test]
+    fn clamps_that_clamp_with_themselves() {
+        let clamps: Vec<String> = (0..40).map(|i| format!("c{} = Clip (c{i}, c{i}, c{i})", i + 1)).collect();
+        let mut graph = read(
+            CONSTANTS,
+            "net (uint8[N,3] x_q) => (float[N,2] c40)",
+            &format!(
+                "x = DequantizeLinear (x_q, s, z)
+                 g_dq = DequantizeLinear (g, gs, gz)
+                 c0 = MatMul (x, g_dq)
+                 {}",
+                clamps.join("\n")
+            ),
+        );
+        fuse(&mut graph);
+        assert!(body(&graph)[0].contains("MatMulIntegerToFloat"), "{:?}", body(&graph)[0]);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! Exporters write an `If` where a program looks at a shape: once shapes are known, so is the branch. Conditions inside of
 //! a branch may become constant with it, so constants are folded again behind it.
 
-use crate::FoldConstants;
+use crate::fold_constants::Folding;
 use crate::pass::{Pass, Report, operations};
 use ir::{Graph, GraphError, NodeId, ValueId};
 use ops::If;
@@ -27,6 +27,7 @@ impl Pass for InlineBranches {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let mut folding = None;
         loop {
             let mut inlined = false;
             for id in operations(graph)? {
@@ -45,7 +46,7 @@ impl Pass for InlineBranches {
             }
             graph.sweep();
             graph.infer()?;
-            FoldConstants.run(graph, report)?;
+            folding.get_or_insert_with(|| Folding::of(graph)).run(graph, report)?;
         }
     }
 }

@@ -77,6 +77,7 @@ impl Pass for InsertFakeQuant {
                 }
             }
         }
+        inserter.finish(graph);
         Ok(())
     }
 }

@@ -69,6 +69,7 @@ impl Pass for QuantizeActivations {
                 }
             }
         }
+        inserter.finish(graph);
         Ok(())
     }
 }

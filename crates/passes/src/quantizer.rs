@@ -172,6 +172,15 @@ pub(crate) struct Inserter<'a> {
     weights: BTreeMap<(ValueId, usize), ValueId>,
     /// Activation to its quantized form.
     activations: BTreeMap<ValueId, ValueId>,
+    /// Those of the activations whose quantized form stands for them among the outputs of the graph, too.
+    redirected: BTreeMap<ValueId, ValueId>,
+}
+
+/// The operand of a node that only moves values.
+fn moved(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    let node = graph.node(v.node);
+    node.op().filter(|op| op.quant() == QuantRole::SameScale)?;
+    node.ins.first().copied().flatten()
 }
 
 /// How the origin of a node begins that belongs to a quantizer: `quantize(x)`. By it, a later pass finds the tensor behind
@@ -206,7 +215,15 @@ impl<'a> Inserter<'a> {
             Numerics::Deploy => present(graph),
             Numerics::Compat => BTreeMap::new(),
         };
-        Inserter { config, hooks, weights: BTreeMap::new(), activations }
+        let (weights, redirected) = (BTreeMap::new(), BTreeMap::new());
+        Inserter { config, hooks, weights, activations, redirected }
+    }
+
+    /// Gives the outputs of the graph their quantized form: all at once, as there may be as many of them as of tensors.
+    pub(crate) fn finish(self, graph: &mut Graph) {
+        let quantized = |v: ValueId| self.redirected.get(&v).copied().unwrap_or(v);
+        let outputs: Vec<_> = graph.outputs().iter().map(|o| (o.name.clone(), quantized(o.value))).collect();
+        graph.set_outputs(outputs);
     }
 
     /// The range that the configuration fixes for a tensor.
@@ -217,16 +234,10 @@ impl<'a> Inserter<'a> {
     /// Whether a value lies on the grid of a quantizer: it comes from one, directly or through nodes that only move
     /// values.
     pub(crate) fn quantized(&self, graph: &Graph, mut v: ValueId) -> bool {
-        loop {
-            let node = graph.node(v.node);
-            if node.is::<FakeQuant>().is_some() {
-                return true;
-            }
-            match (node.op().map(|op| op.quant()), node.ins.first().copied().flatten()) {
-                (Some(QuantRole::SameScale), Some(operand)) => v = operand,
-                _ => return false,
-            }
+        while let Some(operand) = moved(graph, v) {
+            v = operand;
         }
+        graph.producer::<FakeQuant>(v).is_some()
     }
 
     /// The quantized form of `v` for one reader more. In Paddle, the gradient of all readers but the first passes by a
@@ -272,25 +283,32 @@ impl<'a> Inserter<'a> {
         Ok(q)
     }
 
-    /// Quantizes an activation. Under `Deploy` every reader of the tensor, float ones and graph outputs included, gets
-    /// the quantized form: runtimes fuse only when a tensor has one quantizer and no other reader.
+    /// Quantizes an activation. Under `Deploy` every reader of the tensor, float ones and, once it is
+    /// [finished](Inserter::finish), graph outputs included, gets the quantized form: runtimes fuse only when a tensor has one
+    /// quantizer and no other reader.
     pub(crate) fn activation(&mut self, graph: &mut Graph, v: ValueId) -> Result<ValueId, GraphError> {
-        let deploy = self.config.numerics == Numerics::Deploy;
         if let Some(&q) = self.activations.get(&v) {
             return self.again(graph, v, q);
         }
-        if deploy && self.quantized(graph, v) {
-            return Ok(v);
+        if self.config.numerics == Numerics::Compat {
+            return self.insert(graph, v);
         }
-        let node = graph.node(v.node);
-        if deploy
-            && node.op().map(|op| op.quant()) == Some(QuantRole::SameScale)
-            && let Some(operand) = node.ins.first().copied().flatten()
-            && !matches!(graph.node(operand.node).kind, Kind::Const(_))
+        // In the place of what nodes only moved here, what they moved is quantized.
+        let mut source = v;
+        while !self.activations.contains_key(&source)
+            && let Some(operand) = moved(graph, source).filter(|&x| graph.constant(x).is_none())
         {
-            self.activation(graph, operand)?;
+            source = operand;
+        }
+        if self.activations.contains_key(&source) || graph.producer::<FakeQuant>(source).is_some() {
             return Ok(v);
         }
+        let q = self.insert(graph, source)?;
+        Ok(if source == v { q } else { v })
+    }
+
+    /// Adds the quantizer of an activation.
+    fn insert(&mut self, graph: &mut Graph, v: ValueId) -> Result<ValueId, GraphError> {
         let readers: Vec<_> = graph.consumers(v);
         let born = graph.now();
         let name = graph.value(v).name.clone();
@@ -311,14 +329,9 @@ impl<'a> Inserter<'a> {
                 hold(graph, id, config.statistic(), range)?;
             }
         }
-        if deploy {
+        if self.config.numerics == Numerics::Deploy {
             graph.replace_if(v, q, |reader, slot| readers.contains(&(reader, slot)))?;
-            let outputs: Vec<_> = graph
-                .outputs()
-                .iter()
-                .map(|o| (o.name.clone(), if o.value == v { q } else { o.value }))
-                .collect();
-            graph.set_outputs(outputs);
+            self.redirected.insert(v, q);
         }
         self.activations.insert(v, q);
         Ok(q)

@@ -19,8 +19,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tensor::Tensor;
 
-/// All rounds of one node together may have so many nodes.
-const LIMIT: usize = 1 << 15;
+/// All rounds of all loops together, those inside of bodies among them, may have so many nodes.
+const LIMIT: usize = 1 << 16;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,12 +33,12 @@ impl Pass for UnrollLoops {
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
         // A body may hold loops of its own.
-        let mut done = 0;
+        let (mut done, mut left) = (0, LIMIT);
         loop {
             let mut unrolled = false;
             for id in operations(graph)? {
                 let label = graph.node(id).label();
-                let plan = match Plan::of(graph, id) {
+                let plan = match Plan::of(graph, id, left) {
                     None => continue,
                     Some(Err(why)) if done == 0 => {
                         report.skip(self.name(), label, why);
@@ -49,6 +49,7 @@ impl Pass for UnrollLoops {
                 };
                 let (name, origin, then) =
                     (graph.node(id).name.clone(), graph.node(id).origin.clone(), graph.now());
+                left -= plan.nodes();
                 let results = plan.rounds(graph, &name, &origin)?;
                 graph.substitute(id, &results, then)?;
                 report.done(self.name(), label, format!("{} rounds, one behind the other", plan.rounds));
@@ -80,8 +81,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` for other operators; a sentence for a loop whose rounds are not known, or too many.
-    fn of(graph: &Graph, id: NodeId) -> Option<Result<Plan, String>> {
+    /// `None` for other operators; a sentence for a loop whose rounds are not known, or more than `most` nodes.
+    fn of(graph: &Graph, id: NodeId, most: usize) -> Option<Result<Plan, String>> {
         let node = graph.node(id);
         let plan = match (node.is::<Loop>(), node.is::<Scan>()) {
             (Some(op), _) => Plan::of_loop(graph, id, op),
@@ -92,12 +93,19 @@ impl Plan {
             if plan.rounds == 0 {
                 return Err("it has no round".into());
             }
-            let nodes = plan.rounds.saturating_mul(plan.body.graph.len());
-            if nodes > LIMIT {
-                return Err(format!("its {} rounds would be {nodes} nodes, more than {LIMIT}", plan.rounds));
+            let (rounds, nodes) = (plan.rounds, plan.nodes());
+            if nodes > most {
+                let what =
+                    format!("its {rounds} rounds would be {nodes} nodes, more than the {most} that are left");
+                return Err(what);
             }
             Ok(plan)
         }))
+    }
+
+    /// How many nodes its rounds are.
+    fn nodes(&self) -> usize {
+        self.rounds.saturating_mul(self.body.graph.len() + self.made.len())
     }
 
     fn of_loop(graph: &Graph, id: NodeId, op: &Loop) -> Result<Plan, String> {
@@ -202,5 +210,47 @@ fn goes_on(body: &Graph) -> bool {
     match &body.node(v.node).kind {
         Kind::Const(t) => t.to_i64() == [1],
         _ => v == given.into(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ir::Type;
+    use tensor::DType;
+
+    /// `rounds` rounds of a body, in a graph with one input.
+    fn rounds(graph: &mut Graph, rounds: i64, x: ValueId, body: Graph) -> ValueId {
+        let body = Subgraph { graph: Arc::new(body), captured: 0, encoded: Default::default() };
+        let trips = graph.add_const("trips", Tensor::scalar(rounds));
+        let ins = [Some(trips), None, Some(x)];
+        graph.add_node(Arc::new(Loop { body }), &ins, "loop", &["looped"]).unwrap().into()
+    }
+
+    /// A body that carries one number.
+    fn body(step: impl FnOnce(&mut Graph, ValueId) -> ValueId) -> Graph {
+        let mut graph = Graph::new("body");
+        let none = [0usize; 0];
+        graph.add_input("round", Type::new(DType::I64, none));
+        let cond = graph.add_input("cond", Type::new(DType::Bool, none));
+        let x = graph.add_input("x", Type::new(DType::F32, none));
+        let y = step(&mut graph, x);
+        graph.set_outputs([("cond".to_string(), cond), ("y".to_string(), y)]);
+        graph
+    }
+
+    #[test]
+    fn loops_within_loops_share_the_nodes() {
+        let inner = body(|graph, x| graph.add(ops::Neg, &[x], "negated").unwrap());
+        let outer = body(|graph, x| rounds(graph, 8000, x, inner));
+        let mut graph = Graph::new("net");
+        let x = graph.add_input("x", Type::new(DType::F32, [0usize; 0]));
+        let y = rounds(&mut graph, 8, x, outer);
+        graph.set_outputs([("y".to_string(), y)]);
+        UnrollLoops.run(&mut graph, &mut Report::default()).unwrap();
+        graph.check().unwrap();
+        let left = graph.nodes().into_iter().filter(|&id| graph.node(id).is::<Loop>().is_some()).count();
+        assert!(left == 6 && graph.len() < LIMIT, "{left} loops, {} nodes", graph.len());
     }
 }
