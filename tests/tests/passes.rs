@@ -18,8 +18,8 @@ use passes::{
     DropUpdates, DynamicQuantize, DynamicWeights, Equalize, EvalMode, FloatWeights, FoldBatchNorm, FoldBias,
     FoldConstants, FoldPad, Freeze, FuseActivation, FuseEpilogue, FuseHardSwish, FuseMatMulAdd, FuseQdq,
     Hooks, InsertFakeQuant, InsertPreprocess, LearnScales, LowerActivations, MeanToPool, Normalize,
-    ObserveOutputs, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights, RemoveIdentity,
-    Report, SoftmaxAxis, SpellOut, Thaw, TrainOnCodes, WidenHalves,
+    ObserveOutputs, OwnStatistics, Pass, Pipeline, QuantConfig, QuantizeActivations, QuantizeWeights,
+    RemoveIdentity, Report, SoftmaxAxis, SpellOut, Thaw, TrainOnCodes, WidenHalves,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -101,6 +101,7 @@ fn pipeline(folder: &str, options: &Options) -> (Pipeline, Keeps) {
         "dynamic-quantize" => {
             one(of().then(DynamicQuantize { config, weights: DynamicWeights::Int8 }), Keeps::Roughly)
         }
+        "own-statistics" => results(of().then(OwnStatistics)),
         "eval-mode" => one(of().then(EvalMode), Keeps::Nothing),
         "drop-updates" => one(of().then(DropUpdates), Keeps::Nothing),
         "insert-fake-quant" => {

@@ -2,7 +2,8 @@
 
 use crate::{
     EvalMode, FoldBatchNorm, FoldBias, FoldConstants, FoldPad, FuseHardSwish, FuseMatMulAdd, InlineBranches,
-    MeanToPool, Pipeline, RemoveIdentity, Report, SoftmaxAxis, SpellOut, UnrollLoops, WidenHalves,
+    MeanToPool, OwnStatistics, Pipeline, RemoveIdentity, Report, SoftmaxAxis, SpellOut, UnrollLoops,
+    WidenHalves,
 };
 use ir::{Graph, GraphError};
 use std::collections::HashSet;
@@ -27,7 +28,8 @@ impl Normalize {
     ///    others, and old forms in new ones.
     /// 5. `fold-bias`: the bias that exporters write as an addition, so that a batch norm is the next thing behind its
     ///    convolution.
-    /// 6. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm.
+    /// 6. `fold-batch-norm` where asked for, and `fold-bias` again for what was added behind a batch norm; `own-statistics`
+    ///    otherwise, for training.
     pub fn pipeline(self) -> Pipeline {
         let pipeline = Pipeline::new()
             .then(WidenHalves)
@@ -42,7 +44,10 @@ impl Normalize {
             .then(FuseHardSwish)
             .then(FuseMatMulAdd)
             .then(FoldBias);
-        if self.fold_batch_norm { pipeline.then(FoldBatchNorm).then(FoldBias) } else { pipeline }
+        match self.fold_batch_norm {
+            true => pipeline.then(FoldBatchNorm).then(FoldBias),
+            false => pipeline.then(OwnStatistics),
+        }
     }
 }
 

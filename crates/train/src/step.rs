@@ -85,7 +85,7 @@ pub fn bind_batch(
 ///
 /// # Errors
 /// When there is no loss and no class scores to make one from, something between a parameter and the loss has no
-/// gradient, or a parameter is in none of the groups.
+/// gradient, a running statistic has another reader (see [`passes::OwnStatistics`]), or a parameter is in none of the groups.
 pub fn training_step(
     graph: &Graph,
     batch: usize,
@@ -268,6 +268,13 @@ fn train_batch_norm(graph: &mut Graph, frozen: bool) -> Result<(), GraphError> {
         let y = graph.value(id.into()).name.clone();
         let mut statistics = Vec::new();
         for v in [ins.get(3), ins.get(4)].into_iter().flatten().flatten() {
+            if graph.tensor(*v).is_some() && graph.only_consumer(*v) != Some(id) {
+                let what = format!(
+                    "its running statistic \"{}\" is read elsewhere, too: normalize",
+                    graph.value(*v).name
+                );
+                return Err(GraphError { place: graph.node(id).label(), what });
+            }
             if let Kind::Const(value) = &graph.node(v.node).kind {
                 let value = value.clone();
                 graph.set_leaf(v.node, Kind::Variable(value, Role::State))?;
@@ -324,4 +331,43 @@ fn promote_parameters(graph: &mut Graph) -> Result<Vec<String>, GraphError> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{Optimizer, Schedule};
+    use passes::{Normalize, normalize};
+
+    /// As simplifiers leave what is equal before training.
+    #[test]
+    fn statistics_that_share_a_constant_with_parameters() {
+        let text = "net (float[N,2,2,2] x) => (float[N,2] y)
+            <float[2,2,1,1] w = {1, 2, 3, 4}, float[2] zeros = {0, 0}, float[2] ones = {1, 1}>
+            {
+              c = Conv (x, w, zeros)
+              b = BatchNormalization (c, ones, zeros, zeros, ones)
+              d = BatchNormalization (b, ones, zeros, zeros, ones)
+              p = GlobalAveragePool (d)
+              y = Flatten (p)
+            }";
+        let mut graph = ir::text::parse(text, &ops::Ops).unwrap();
+        let groups = [ParamGroup::weights(Optimizer::MOMENTUM, Schedule::constant(0.1), 0.0)];
+        let step = |graph: &Graph| training_step(graph, 2, &[], &StepConfig::new(&groups));
+        let refused = step(&graph).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("\"zeros\" is read elsewhere"), "{refused}");
+        normalize(&mut graph, Normalize::default()).unwrap();
+        let step = step(&graph).unwrap();
+        assert_eq!(step.parameters, ["w", "zeros", "ones"]);
+        let tracked: Vec<&str> = ["b_mean", "b_var", "d_mean", "d_var"]
+            .into_iter()
+            .filter(|name| {
+                let v = step.graph.find(name).unwrap();
+                graph.constant(graph.find(name).unwrap()).is_some()
+                    && step.graph.updates().iter().filter(|u| u.variable == v.node).count() == 1
+            })
+            .collect();
+        assert_eq!(tracked.len(), 4, "{tracked:?}");
+    }
 }
