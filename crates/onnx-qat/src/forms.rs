@@ -288,7 +288,8 @@ mod tests {
         for i in 0..3000 {
             let mode = graph.add_input(&format!("mode{i}"), Type::new(DType::Bool, [0usize; 0]));
             let ins = [Some(x), None, Some(mode)];
-            x = graph.add_node(Arc::new(Dropout { seed: None }), &ins, "drop", &["y"]).unwrap().into();
+            let name = format!("y{i}");
+            x = graph.add_node(Arc::new(Dropout { seed: None }), &ins, &name, &[&name]).unwrap().into();
         }
         graph.set_outputs([("y".to_string(), x)]);
         drop_modes(&mut graph);

@@ -66,3 +66,19 @@ fn spatial_mean(graph: &Graph, id: NodeId) -> Result<ValueId, String> {
     }
     Ok(x)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_no_pool() {
+        let text = "net (int32[N,2,3,4] x) => (int32[N,2,1,1] y) <int64[2] axes = {2, 3}>
+            { y = ReduceMean (x, axes) }";
+        let mut graph = ir::text::parse(text, &ops::Ops).unwrap();
+        let mut report = Report::default();
+        MeanToPool.run(&mut graph, &mut report).unwrap();
+        assert!(report.lines[0].to_string().ends_with("not floating point"), "{report:?}");
+    }
+}
