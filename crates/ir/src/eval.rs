@@ -138,6 +138,8 @@ pub fn eval_within(
             .map(|(i, ty)| operand(ty, None, out_mask, i))
             .collect::<Result<_, _>>()?,
     };
+    let bytes = lower.outs.iter().map(|o| o.dtype.bytes(o.len())).sum();
+    tensor::check_room(bytes).map_err(|e| EvalError(e.to_string()))?;
     let step = crate::widen::lower(op, &lower).map_err(EvalError)?;
     if !budget.is_unlimited() {
         let moved = lower.ins.iter().flatten().chain(&lower.outs).map(|o| o.len() as u64).sum::<u64>();

@@ -1,6 +1,6 @@
 //! `Resize` (ONNX 10, 11, 13, 18, 19) and `Upsample` (ONNX 7, 9), which is read as a `Resize`.
 
-use crate::shapes::{axes, integers};
+use crate::shapes::{axes, check_table, integers};
 use ir::{
     Attr, Attrs, Dim, Infer, Io, Layouts, Lower, OnnxForm, Op, Operand, Parse, Parsed, QuantRole, Step, Type,
     Vjp,
@@ -371,6 +371,7 @@ impl Resize {
             if n == 0 {
                 return Err(format!("axis {axis} has no elements to resize"));
             }
+            check_table(m)?;
             let positions: Vec<f32> = (0..m).map(|i| self.position(i, n, m, scale, parts[axis])).collect();
             let is_outside = |x: f32| crops && !(0.0..=(n - 1) as f32).contains(&x);
             let rows =
