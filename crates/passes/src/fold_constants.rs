@@ -25,7 +25,7 @@ pub(crate) const ROOM: usize = 128 << 20;
 
 /// Work for which constants are evaluated in any graph, and for each byte of its constants: weights go through several
 /// operations, but what takes much longer than to read them is done as the graph runs.
-const WORK: u64 = 1 << 28;
+const WORK: u64 = 1 << 26;
 const WORK_PER_BYTE: u64 = 4;
 
 /// See the module.
@@ -140,7 +140,7 @@ pub(crate) struct Evaluator {
 
 impl Default for Evaluator {
     fn default() -> Evaluator {
-        let budget = Budget { elements: LIMIT, work: WORK / 16 };
+        let budget = Budget { elements: LIMIT, work: WORK / 4 };
         Evaluator { budget, known: HashMap::new(), stored: 0, room: ROOM }
     }
 }
