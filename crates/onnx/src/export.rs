@@ -10,9 +10,10 @@ use tensor::{DType, Tensor};
 /// Opsets that are written.
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
 
-/// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is the
-/// first of 17, that of the file, 20 and 13 that has all of the graph; that of the file comes first where operators are carried
-/// through that we could not convert. Variables become initializers with their present value. An output keeps its name: the value behind it takes it over, or an `Identity` carries it.
+/// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is the first of 17,
+/// that of the file, 20 and 13 that has all of the graph; that of the file comes first where operators are carried through
+/// that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
+/// behind it takes it over, or an `Identity` carries it.
 ///
 /// # Errors
 /// When the opset is not one of 13 to 20, an operator cannot be expressed there, or variables still have updates.
