@@ -102,7 +102,7 @@ struct Quantization {
     /// Only list what would become of each node, and why; nothing is read but the model, and nothing written.
     #[arg(long)]
     dry_run: bool,
-    /// Opset of the int8 model, 13 to 20; that of the float model by default, but at least 13 and at most 20.
+    /// Opset of the int8 model, 13 to 20; by default 17, or where that lacks something, the float model's, 20 or 13.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(13..=20))]
     opset: Option<u8>,
 }
