@@ -226,7 +226,8 @@ fn fold_any_columns(isa: Isa, fold: Fold, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// At most this many pieces of work are summed on their own and joined at the end, which bounds the workspace.
+/// At most this many pieces of work are summed on their own and joined at the end. There are not more than terms of a sum, which
+/// holds the workspace to the size of the operand.
 const MAX_PIECES: usize = 64;
 
 /// A plan to reduce some axes of a tensor.
@@ -274,6 +275,7 @@ impl Reduction {
         plan.pieces = (plan.len_reduced() * plan.out_inner())
             .div_ceil(CHUNK)
             .min(MAX_PIECES / plan.kept_outer().max(1))
+            .min(plan.len_reduced())
             .max(1);
         plan
     }
@@ -654,6 +656,14 @@ mod tests {
             };
             let want: Vec<f64> = (0..n).map(|i| slope(loss, &wide(&x), i)).collect();
             close(&dx, &want, 2e-6);
+        }
+    }
+
+    #[test]
+    fn the_workspace_is_not_larger_than_the_operand() {
+        for (shape, axes) in [(&[1 << 20][..], &[][..]), (&[2, 1 << 20], &[0]), (&[1 << 20, 1, 4], &[1])] {
+            let plan = Reduction::new(shape, axes);
+            assert!(plan.workspace() <= plan.len(), "{shape:?} along {axes:?}: {}", plan.workspace());
         }
     }
 
