@@ -3,7 +3,7 @@
 use crate::{Arg, Infer, Op, Type};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
+use petgraph::visit::{EdgeRef, NodeIndexable};
 use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -248,7 +248,7 @@ impl Graph {
     /// # Errors
     /// When there is a cycle: names a node on it.
     pub fn order(&self) -> Result<Vec<NodeId>, GraphError> {
-        let mut missing = vec![0usize; self.g.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
+        let mut missing = vec![0usize; self.g.node_bound()];
         let mut ready = BinaryHeap::new();
         for i in self.g.node_indices() {
             missing[i.index()] = self.g.edges_directed(i, Direction::Incoming).count();
@@ -840,16 +840,16 @@ impl Graph {
     /// Removes every operation, constant and variable from which no output and no update can be reached.
     /// Inputs stay: they are the signature. Ids of removed nodes are invalid afterwards.
     pub fn sweep(&mut self) {
-        let mut live: HashSet<NodeIndex> = HashSet::new();
+        let mut live = vec![false; self.g.node_bound()];
         let mut todo: Vec<NodeIndex> = self.outputs.iter().map(|o| o.value.node.0).collect();
         todo.extend(self.inputs.iter().map(|i| i.0));
         todo.extend(self.updates.iter().flat_map(|u| [u.variable.0, u.next.node.0]));
         while let Some(i) = todo.pop() {
-            if live.insert(i) {
+            if !std::mem::replace(&mut live[i.index()], true) {
                 todo.extend(self.g[i].ins.iter().flatten().map(|v| v.node.0));
             }
         }
-        let dead: Vec<NodeIndex> = self.g.node_indices().filter(|i| !live.contains(i)).collect();
+        let dead: Vec<NodeIndex> = self.g.node_indices().filter(|i| !live[i.index()]).collect();
         for i in dead {
             if let Some(node) = self.g.remove_node(i) {
                 self.births.remove(&node.seq);

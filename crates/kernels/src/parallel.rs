@@ -60,6 +60,15 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], chunk_len: usize, f: impl Fn(usize
     }
 }
 
+/// Calls `f(index, element)` for every element of `out`, each of which takes `reads` elements of an operand to compute: no
+/// task is smaller than [`CHUNK`] of these, so that small tensors wake no thread.
+pub fn for_each_element<T: Send>(out: &mut [T], reads: usize, f: impl Fn(usize, &mut T) + Sync + Send) {
+    let len = CHUNK.div_ceil(reads.max(1));
+    for_each_chunk(out, len, |i, out| {
+        out.iter_mut().enumerate().for_each(|(at, out)| f(i * len + at, out));
+    });
+}
+
 /// [`for_each_chunk`] over two slices at once: chunk `i` of `a` goes with chunk `i` of `b`. Stops at the shorter one.
 ///
 /// # Panics
@@ -143,6 +152,11 @@ mod tests {
                 let mut out = vec![0; 1000];
                 for_each_chunk(&mut out, 64, |i, chunk| chunk.iter_mut().for_each(|x| *x += i + 1));
                 assert!(out.iter().enumerate().all(|(at, &x)| x == at / 64 + 1));
+                for reads in [0, 1, CHUNK / 3, CHUNK, usize::MAX] {
+                    out.fill(0);
+                    for_each_element(&mut out, reads, |i, x| *x += i + 1);
+                    assert!(out.iter().enumerate().all(|(at, &x)| x == at + 1), "{reads}");
+                }
                 let (mut a, mut b) = (vec![0; 10], vec![0; 20]);
                 for_each_chunk2(&mut a, 3, &mut b, 6, |i, a, b| {
                     a.fill(i);

@@ -102,12 +102,12 @@ pub fn scale_gradients(
     }
     assert_eq!(scales.len(), axis.channels, "one scale per channel of {axis:?}");
     let mut gradients = vec![[0.0; 2]; axis.channels];
-    parallel::for_each_chunk(&mut gradients, 1, |i, gradient| {
+    parallel::for_each_element(&mut gradients, axis.outer * axis.inner, |i, gradient| {
         let run = |block: usize| {
             let first = (block * axis.channels + i) * axis.inner;
             sums(isa, channel(i), &x[first..][..axis.inner], &dy[first..][..axis.inner])
         };
-        gradient[0] = (0..axis.outer).map(run).fold([0.0; 2], add).map(|sum| sum as f32);
+        *gradient = (0..axis.outer).map(run).fold([0.0; 2], add).map(|sum| sum as f32);
     });
     gradients
 }

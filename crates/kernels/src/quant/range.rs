@@ -124,13 +124,16 @@ pub fn extremes_channels(axis: Axis, x: &[f32], out: &mut [Extremes]) {
     if x.is_empty() {
         out.fill(Extremes::EMPTY);
     } else if axis.inner == 1 {
-        parallel::for_each_chunk(out, LANES, |i, out| {
-            extremes_columns(isa, &x[i * LANES..], axis.channels, out)
+        let columns = LANES * CHUNK.div_ceil(LANES * axis.outer);
+        parallel::for_each_chunk(out, columns, |i, out| {
+            for (block, out) in out.chunks_mut(LANES).enumerate() {
+                extremes_columns(isa, &x[i * columns + block * LANES..], axis.channels, out);
+            }
         });
     } else {
-        parallel::for_each_chunk(out, 1, |channel, out| {
+        parallel::for_each_element(out, axis.outer * axis.inner, |channel, out| {
             let runs = x.chunks_exact(axis.inner).skip(channel).step_by(axis.channels);
-            out[0] = runs.map(|run| extremes_chunk(isa, run)).fold(Extremes::EMPTY, Extremes::merge);
+            *out = runs.map(|run| extremes_chunk(isa, run)).fold(Extremes::EMPTY, Extremes::merge);
         });
     }
 }
