@@ -140,6 +140,9 @@ pub struct GraphError {
     pub what: String,
 }
 
+/// Names and values are looked up at every edit: the standard hash would take a tenth of a pass.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// A computation graph in single-assignment form.
 ///
 /// Edits are additive: nodes are added, uses are redirected, and [`Graph::sweep`] removes what nobody reads any more.
@@ -153,10 +156,10 @@ pub struct Graph {
     outputs: Vec<Output>,
     updates: Vec<Update>,
     /// How many updates take a value.
-    taken: HashMap<ValueId, usize>,
-    names: HashMap<String, Named>,
+    taken: Map<ValueId, usize>,
+    names: Map<String, Named>,
     /// Where [`Graph::fresh`] goes on for a base: all lower suffixes are taken.
-    suffixes: HashMap<String, usize>,
+    suffixes: Map<String, usize>,
     /// Nodes by birth.
     births: BTreeMap<u32, NodeIndex>,
     next_seq: u32,
@@ -248,29 +251,32 @@ impl Graph {
     /// # Errors
     /// When there is a cycle: names a node on it.
     pub fn order(&self) -> Result<Vec<NodeId>, GraphError> {
-        let mut missing = vec![0usize; self.g.node_bound()];
+        // By index: how many operands are still to come, and the birth. Nodes are large: each is read once.
+        let mut waiting = vec![(0usize, 0u32); self.g.node_bound()];
         let mut ready = BinaryHeap::new();
         for i in self.g.node_indices() {
-            missing[i.index()] = self.g.edges_directed(i, Direction::Incoming).count();
-            if missing[i.index()] == 0 {
-                ready.push(Reverse((self.g[i].seq, i)));
+            let node = &self.g[i];
+            let missing = node.ins.iter().flatten().count();
+            waiting[i.index()] = (missing, node.seq);
+            if missing == 0 {
+                ready.push(Reverse((node.seq, i)));
             }
         }
         let mut order = Vec::with_capacity(self.len());
         while let Some(Reverse((_, i))) = ready.pop() {
             order.push(NodeId(i));
-            for e in self.g.edges_directed(i, Direction::Outgoing) {
-                let m = &mut missing[e.target().index()];
-                *m -= 1;
-                if *m == 0 {
-                    ready.push(Reverse((self.g[e.target()].seq, e.target())));
+            for reader in self.g.neighbors_directed(i, Direction::Outgoing) {
+                let (missing, seq) = &mut waiting[reader.index()];
+                *missing -= 1;
+                if *missing == 0 {
+                    ready.push(Reverse((*seq, reader)));
                 }
             }
         }
         if order.len() == self.len() {
             return Ok(order);
         }
-        let stuck = self.nodes().into_iter().find(|id| missing[id.0.index()] > 0);
+        let stuck = self.nodes().into_iter().find(|id| waiting[id.0.index()].0 > 0);
         let place = stuck.map_or_else(String::new, |id| self.node(id).label());
         Err(GraphError { place, what: "the node depends on its own result: the graph has a cycle".into() })
     }
@@ -364,12 +370,14 @@ impl Graph {
     fn push(&mut self, kind: Kind, name: String, origin: String, outs: SmallVec<[Value; 1]>) -> NodeId {
         let seq = self.next_seq;
         self.next_seq += 1;
-        let values: Vec<String> = outs.iter().map(|v| v.name.clone()).collect();
         let label = matches!(kind, Kind::Op(_)).then(|| format!("\0{name}"));
         let id = NodeId(self.g.add_node(Node { kind, name, origin, ins: SmallVec::new(), outs, seq }));
         self.births.insert(seq, id.0);
-        for (out, name) in values.into_iter().enumerate() {
-            self.names.insert(name, Named::Value(ValueId { node: id, out: out as u16 }));
+        for (out, value) in self.g[id.0].outs.iter().enumerate() {
+            // `fresh` put the name there.
+            if let Some(named) = self.names.get_mut(&value.name) {
+                *named = Named::Value(ValueId { node: id, out: out as u16 });
+            }
         }
         if let Some(label) = label {
             self.names.insert(label, Named::Node(id));

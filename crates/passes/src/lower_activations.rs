@@ -35,6 +35,7 @@ impl Pass for LowerActivations {
     }
 
     fn run(&self, graph: &mut Graph, report: &mut Report) -> Result<(), GraphError> {
+        let then = graph.now();
         for id in operations(graph)? {
             let node = graph.node(id);
             let (swish, sigmoid) = (node.is::<HardSwish>().is_some(), node.is::<HardSigmoid>().copied());
@@ -53,7 +54,7 @@ impl Pass for LowerActivations {
                 }
             }
         }
-        graph.infer()
+        if graph.now() == then { Ok(()) } else { graph.infer() }
     }
 }
 
