@@ -79,6 +79,7 @@ struct Quantized {
     graph: Graph,
     /// Signal to noise of each output, in dB.
     sqnr: Vec<f64>,
+    opset: i64,
 }
 
 impl Quantized {
@@ -115,8 +116,8 @@ fn through_on(file: &ModelProto, samples: &Tensor) -> Quantized {
     done.model.save(&int8).unwrap();
     let after = Model::load(int8).unwrap();
     after.graph.check().unwrap();
-    let sqnr = compare(&model, &after, &data);
-    Quantized { graph: after.graph, sqnr }
+    let (sqnr, opset) = (compare(&model, &after, &data), after.meta.opset());
+    Quantized { graph: after.graph, sqnr, opset }
 }
 
 fn compare(before: &Model, after: &Model, data: &Dataset) -> Vec<f64> {
@@ -179,6 +180,50 @@ fn half_precision_weights() {
     assert_eq!([ty(input.into()), ty(output)], [Some(DType::F16); 2]);
     let done = through(&file, &[16]);
     assert!(done.int8_weights() == 1 && done.sqnr[0] > 30.0, "{:?}", done.sqnr);
+}
+
+/// Operators and forms that came after the default opset: the int8 file is of the opset of the float one.
+#[test]
+fn opsets_of_their_own() {
+    let int = |name: &str, i: i64| AttributeProto { i: Some(i), ..attribute(name, AttributeType::Int) };
+    let with = |mut node: NodeProto, attributes: &[AttributeProto]| {
+        node.attribute.extend_from_slice(attributes);
+        node
+    };
+    let written = |nodes: Vec<NodeProto>, constants: Vec<TensorProto>, opset: i64| {
+        let mut all = vec![node("MatMul", "entry", &["x", "v"], &["t"])];
+        all.extend(nodes);
+        let mut weights = vec![weight("v", &[16, 16])];
+        weights.extend(constants);
+        let (input, output) = (info("x", DType::F32, &[-1, 16]), info("y", DType::F32, &[-1, 16]));
+        let mut file = model(all, weights, input, vec![output]);
+        file.opset_import[0].version = Some(opset);
+        let done = through(&file, &[16]);
+        assert!(done.sqnr[0] > 30.0, "{:?}", done.sqnr);
+        (done.int8_weights(), done.opset)
+    };
+    let norm = node("RMSNormalization", "norm", &["t", "s"], &["n"]);
+    let exit = node("MatMul", "exit", &["n", "w"], &["y"]);
+    let constants = || vec![weight("s", &[16]), weight("w", &[16, 16])];
+    assert_eq!(written(vec![norm, exit.clone()], constants(), 23), (2, 23));
+    let groups = with(node("GroupNormalization", "norm", &["t", "s", "b"], &["n"]), &[int("num_groups", 4)]);
+    let mut with_bias = constants();
+    with_bias.push(weight("b", &[16]));
+    assert_eq!(written(vec![groups, exit.clone()], with_bias, 22), (2, 22));
+    // A weight that another tool quantized in blocks stays as it is.
+    let blocks = [int("axis", 0), int("block_size", 8)];
+    let dequantize = with(node("DequantizeLinear", "dq", &["codes", "steps"], &["w"]), &blocks);
+    let codes: Vec<i8> = (0..256).map(|i| (i * 37 % 251 - 125) as i8).collect();
+    let steps = (0..32).map(|i| 0.002 + i as f32 * 1e-4).collect();
+    let blocked = vec![
+        onnx::from_tensor("codes", &Tensor::new(&[16, 16], codes)),
+        onnx::from_tensor("steps", &Tensor::new(&[2, 16], steps)),
+    ];
+    let nodes = vec![dequantize, node("Relu", "relu", &["t"], &["n"]), exit];
+    assert_eq!(written(nodes, blocked, 21), (2, 21));
+    // What the default opset has is written in it.
+    let relu = node("Relu", "relu", &["t"], &["y"]);
+    assert_eq!(written(vec![relu], vec![], 23), (1, 17));
 }
 
 /// Data holds integers of 64 bits; a model that takes bytes gets bytes.

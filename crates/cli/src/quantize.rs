@@ -102,8 +102,9 @@ struct Quantization {
     /// Only list what would become of each node, and why; nothing is read but the model, and nothing written.
     #[arg(long)]
     dry_run: bool,
-    /// Opset of the int8 model, 13 to 20; by default 17, or where that lacks something, the float model's, 20 or 13.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(13..=20))]
+    /// Opset of the int8 model, 13 to 28; by default 17, or where that lacks something, the float model's or the nearest
+    /// one that has all of it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(13..=28))]
     opset: Option<u8>,
 }
 
@@ -453,11 +454,16 @@ impl Show<'_> {
         // What is told of a node: that something was done, or each reason once why a pass left it.
         let mut told = std::collections::BTreeSet::new();
         for l in lines.iter().filter(|l| matches!(l.verdict, Verdict::Done(_))) {
-            let kind = l.node.split(' ').next().unwrap_or_default().to_string();
-            *done.entry(kind).or_insert(0usize) += 1;
+            // `Conv node "conv1"` is one of its kind, `the model` is the only one.
+            let kind = if l.node.contains('"') { l.node.split(' ').next() } else { None };
+            *done.entry(kind.unwrap_or(&l.node)).or_insert(0usize) += 1;
             told.insert((&l.node, ""));
         }
-        let counts: Vec<String> = done.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        let count = |(&kind, n): (&&str, &usize)| match kind.contains(' ') {
+            true => kind.to_string(),
+            false => format!("{kind} {n}"),
+        };
+        let counts: Vec<String> = done.iter().map(count).collect();
         let counts = if counts.is_empty() { "nothing to do".to_string() } else { counts.join(", ") };
         self.printer.line(&format!("{what}: {counts}"));
         for l in &lines {

@@ -353,7 +353,10 @@ impl Reduction {
         if out.is_empty() {
             return;
         }
-        if self.pieces == 1 {
+        if self.len_reduced() == 0 {
+            // There may be many results of no elements.
+            out.fill(fold.start());
+        } else if self.pieces == 1 {
             // Several short reductions make one task.
             let group = (CHUNK / (self.len_reduced() * width).max(1)).max(1);
             for_each_chunk(out, group * width, |i, out| {

@@ -28,7 +28,7 @@ pub struct Run {
     pub model: PathBuf,
     /// Where the int8 model goes.
     pub output: PathBuf,
-    /// Its opset; that of the float model where it is not given, but at least 13 and at most 20.
+    /// Its opset, 13 to 28; where it is not given, 17 or the nearest that has all of it.
     #[serde(default)]
     pub opset: Option<i64>,
     /// Cross-layer equalization before quantizers are inserted.

@@ -1,6 +1,6 @@
 //! A graph as a model.
 
-use crate::meta::DEFAULT_OPSET;
+use crate::meta::{DEFAULT_OPSET, NEWEST_OPSET};
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::{Meta, ModelError, attributes, history, subgraph, tensors, types};
 use ir::{Attr, Graph, Kind, NodeId, OnnxForm, Opaque, Value, ValueId};
@@ -8,15 +8,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tensor::{DType, Tensor};
 
 /// Opsets that are written.
-const OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
+const OPSETS: std::ops::RangeInclusive<i64> = 13..=NEWEST_OPSET;
 
-/// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is the first of 17,
-/// that of the file, 20 and 13 that has all of the graph; that of the file comes first where operators are carried through
-/// that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
+/// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is 17, where that has
+/// all of the graph, else that of the file, else the nearest one above or, at last, below 17; that of the file comes first
+/// where operators are carried through that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
 /// behind it takes it over, or an `Identity` carries it.
 ///
 /// # Errors
-/// When the opset is not one of 13 to 20, an operator cannot be expressed there, or variables still have updates.
+/// When the opset is not one of 13 to 28, an operator cannot be expressed there, or variables still have updates.
 pub fn export(
     graph: &Graph,
     meta: &Meta,
@@ -79,8 +79,8 @@ fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
     let kept = order.iter().any(|&id| foreign(graph, id)) || meta.has_functions();
     let convertible = |opset: &i64| order.iter().all(|&id| Form::of(graph, meta, id, *opset).is_ok());
     let candidates = if kept { [own, Some(DEFAULT_OPSET)] } else { [Some(DEFAULT_OPSET), own] };
-    let ends = [Some(*OPSETS.end()), Some(*OPSETS.start())];
-    candidates.into_iter().chain(ends).flatten().find(convertible).unwrap_or(DEFAULT_OPSET)
+    let others = (DEFAULT_OPSET + 1..=*OPSETS.end()).chain((*OPSETS.start()..DEFAULT_OPSET).rev());
+    candidates.into_iter().flatten().chain(others).find(convertible).unwrap_or(DEFAULT_OPSET)
 }
 
 /// Whether a node of ONNX is written as it was read: an operator that is only carried through, or one with a sub-graph.
@@ -388,7 +388,8 @@ impl Writer<'_> {
         list
     }
 
-    /// The oldest version of the format that has everything that is used: the more readers know it.
+    /// The oldest version of the format that has everything that is used: the more readers know it. At least the one that
+    /// an opset was released with.
     fn ir_version(&self, model: &ModelProto) -> i64 {
         let four_bits =
             |t: &TensorProto| tensors::dtype(t).is_some_and(|d| matches!(d, DType::I4 | DType::U4));
@@ -397,7 +398,12 @@ impl Writer<'_> {
             _ if !model.configuration.is_empty() => 11,
             _ if overloads || self.file.initializer.iter().any(four_bits) => 10,
             ..=18 => 8,
-            _ => 9,
+            19..=20 => 9,
+            21..=22 => 10,
+            23 => 11,
+            24 => 12,
+            25..=27 => 13,
+            _ => 14,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::functions::{self, Functions};
 use crate::limits::{self, Budget};
+use crate::meta::NEWEST_OPSET;
 use crate::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto, attribute_proto,
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use tensor::Tensor;
 
 /// Opsets that are read. Those behind 22 added operators and element types, and changed no node of before.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=NEWEST_OPSET;
 /// The newest version of the format that the schema covers.
 const IR_VERSION: i64 = 13;
 

@@ -56,7 +56,7 @@ pub fn load(path: impl AsRef<Path>, registry: &dyn Registry) -> Result<(Graph, M
 /// How [`save`] writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SaveOptions {
-    /// Opset, 13 to 20. `None`: see [`export`].
+    /// Opset, 13 to 28. `None`: see [`export`].
     pub opset: Option<i64>,
     /// Where the weights go.
     pub weights: Weights,

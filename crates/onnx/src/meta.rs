@@ -8,6 +8,9 @@ use tensor::Tensor;
 /// The opset that is written where nobody asks for another.
 pub(crate) const DEFAULT_OPSET: i64 = 17;
 
+/// The newest opset that is read and written.
+pub(crate) const NEWEST_OPSET: i64 = 28;
+
 /// What a file says beside its computation: producer, versions, documentation, declared types, local functions. It
 /// comes from [`load`](crate::load) and goes back into [`save`](crate::save), which matches it to the graph by name, so
 /// that a pass need not care. [`Meta::default`] serves for a graph that comes from no file.

@@ -1,4 +1,4 @@
-//! `CausalConvWithState` (ONNX 28): a convolution along time that sees the past only, and carries its end on.
+//! `CausalConvWithState` (ONNX 27): a convolution along time that sees the past only, and carries its end on.
 
 use crate::conv::check_axis;
 use crate::parts::{pad, slice};
@@ -34,7 +34,7 @@ impl Op for CausalConvWithState {
     }
 
     fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
-        unary::since(self, opset, 28)
+        unary::since(self, opset, 27)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

@@ -1,6 +1,6 @@
 //! `DequantizeLinear` (ONNX 10, 13, 19, 21): `(x - zero_point) * scale`, per tensor or per axis.
 
-use crate::quantize_linear::{Scaling, check_zero_point, code, extra, rows, to_onnx};
+use crate::quantize_linear::{Later, Scaling, check_zero_point, code, extra, rows, to_onnx};
 use crate::shapes::channel_scale;
 use ir::{Attr, Attrs, Infer, Io, Layouts, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
 use kernels::quant::{Grid, Quantizer, Scales, dequantize_i8, dequantize_i32, dequantize_u8};
@@ -21,9 +21,11 @@ impl Default for DequantizeLinear {
     }
 }
 
+pub(crate) const LATER: &[Later] = &[("block_size", 0, 21), ("output_dtype", 0, 23)];
+
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(DequantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs) }.into())
+    Ok(DequantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs, LATER) }.into())
 }
 
 impl DequantizeLinear {
@@ -64,7 +66,7 @@ impl Op for DequantizeLinear {
     }
 
     fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
-        to_onnx(self, &self.extra, opset)
+        to_onnx(self, &self.extra, LATER, opset)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -76,10 +78,15 @@ impl Op for DequantizeLinear {
             let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
             channel_scale(x, scale, usize::try_from(axis).ok().or(Some(usize::MAX)), "scale")?;
         }
-        Ok(vec![Type { dtype: scale.dtype, shape: x.shape.clone() }])
+        let asked = self.extra.iter().find(|(name, _)| name == "output_dtype");
+        let dtype = asked.map_or(scale.dtype, |(_, n)| i32::try_from(*n).ok().and_then(DType::from_onnx));
+        Ok(vec![Type { dtype, shape: x.shape.clone() }])
     }
 
     fn lower(&self, cx: &Lower) -> Result<Step, String> {
+        if cx.outs[0].dtype != DType::F32 {
+            return Err(format!("the executor dequantizes to float, not to {}", cx.outs[0].dtype));
+        }
         let x = cx.input(0)?;
         let (dtype, scales) = (x.dtype, cx.typed::<f32>(1)?.len());
         let blocked = self.extra.iter().any(|(name, n)| name == "block_size" && *n != 0);
@@ -124,6 +131,17 @@ mod tests {
         let x = Tensor::new(&[3], vec![0u8, 10, 255]);
         let y = ir::eval(&DequantizeLinear::default(), &[Some(&x), Some(&scale), Some(&zp)], 1).unwrap();
         assert_eq!(y[0].to_f32(), [-5.0, 0.0, 122.5]);
+    }
+
+    #[test]
+    fn the_type_of_the_result_may_be_told() {
+        let (x, scale) = (Tensor::new(&[2], vec![3i8, -4]), Tensor::scalar(0.5f32));
+        let attrs = Attrs::new().with("output_dtype", Attr::Int(DType::F16.onnx().into()));
+        let op = parse(&Parse { attrs: &attrs, opset: 23, ins: 2, outs: 1 }).unwrap().op;
+        let y = ir::eval(&*op, &[Some(&x), Some(&scale)], 1).unwrap().remove(0);
+        assert_eq!((y.dtype(), y.to_f32()), (DType::F16, vec![1.5, -2.0]));
+        assert!(op.to_onnx(22).unwrap_err().contains("no output_dtype before opset 23"));
+        assert_eq!(op.to_onnx(23).unwrap().attrs, attrs);
     }
 
     #[test]

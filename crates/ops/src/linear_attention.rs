@@ -1,4 +1,4 @@
-//! `LinearAttention` (ONNX 28): attention through a state that each step updates (Katharopoulos et al. 2020, arXiv 2006.16236),
+//! `LinearAttention` (ONNX 27): attention through a state that each step updates (Katharopoulos et al. 2020, arXiv 2006.16236),
 //! with decay (Yang et al. 2023, arXiv 2312.06635) and the delta rule (Yang et al. 2024, arXiv 2412.06464).
 
 use ir::{Attr, Attrs, Dim, Infer, Io, Lower, OnnxForm, Op, Parse, Parsed, Step, Type};
@@ -138,7 +138,7 @@ impl Op for LinearAttention {
     }
 
     fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
-        crate::unary::since(self, opset, 28)
+        crate::unary::since(self, opset, 27)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {

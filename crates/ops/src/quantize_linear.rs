@@ -21,22 +21,29 @@ impl Default for QuantizeLinear {
     }
 }
 
-/// Attributes that came after opset 13: name, default, and since when there is one.
-const EXTRA: [(&str, i64, i64); 4] =
-    [("block_size", 0, 21), ("output_dtype", 0, 21), ("precision", 0, 23), ("saturate", 1, 19)];
+/// An attribute that came after opset 13: name, default, and since when there is one.
+pub(crate) type Later = (&'static str, i64, i64);
+
+const LATER: &[Later] =
+    &[("block_size", 0, 21), ("output_dtype", 0, 21), ("precision", 0, 23), ("saturate", 1, 19)];
 
 /// Those that are given and differ from their defaults.
-pub(crate) fn extra(attrs: &Attrs) -> Vec<(String, i64)> {
-    let given = |(name, default, _): &(&str, i64, i64)| match attrs.get(name) {
+pub(crate) fn extra(attrs: &Attrs, later: &[Later]) -> Vec<(String, i64)> {
+    let given = |(name, default, _): &Later| match attrs.get(name) {
         Some(Attr::Int(x)) if x != default => Some((name.to_string(), *x)),
         _ => None,
     };
-    EXTRA.iter().filter_map(given).collect()
+    later.iter().filter_map(given).collect()
 }
 
 /// The form at `opset` of an operator with these [`extra`] attributes.
-pub(crate) fn to_onnx(op: &dyn Op, extra: &[(String, i64)], opset: i64) -> Result<OnnxForm, String> {
-    for (name, _, since) in EXTRA {
+pub(crate) fn to_onnx(
+    op: &dyn Op,
+    extra: &[(String, i64)],
+    later: &[Later],
+    opset: i64,
+) -> Result<OnnxForm, String> {
+    for &(name, _, since) in later {
         if opset < since && extra.iter().any(|(given, _)| given == name) {
             return Err(format!("{} has no {name} before opset {since}", op.name()));
         }
@@ -46,7 +53,7 @@ pub(crate) fn to_onnx(op: &dyn Op, extra: &[(String, i64)], opset: i64) -> Resul
 
 /// Reads the operator.
 pub fn parse(cx: &Parse) -> Result<Parsed, String> {
-    Ok(QuantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs) }.into())
+    Ok(QuantizeLinear { axis: cx.attrs.int("axis", 1)?, extra: extra(cx.attrs, LATER) }.into())
 }
 
 /// The rows that share a scale, for a scale of `scales` elements.
@@ -211,7 +218,7 @@ impl Op for QuantizeLinear {
     }
 
     fn to_onnx(&self, opset: i64) -> Result<OnnxForm, String> {
-        to_onnx(self, &self.extra, opset)
+        to_onnx(self, &self.extra, LATER, opset)
     }
 
     fn infer(&self, cx: &Infer) -> Result<Vec<Type>, String> {
@@ -272,6 +279,7 @@ impl Op for QuantizeLinear {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::dequantize_linear;
     use tensor::Tensor;
 
     #[test]
@@ -286,19 +294,20 @@ mod tests {
 
     #[test]
     fn attributes_of_later_opsets() {
-        let parsed = |name: &str, value: i64| {
-            let attrs = Attrs::new().with(name, Attr::Int(value));
-            let cx = Parse { attrs: &attrs, opset: 23, ins: 3, outs: 1 };
-            [parse(&cx).unwrap().op, crate::dequantize_linear::parse(&cx).unwrap().op]
-        };
-        for (name, default, since) in EXTRA {
-            for op in parsed(name, default) {
-                assert!(op.to_onnx(13).unwrap().attrs.is_empty());
-            }
-            for op in parsed(name, default ^ 1) {
-                assert_eq!(op.to_onnx(since).unwrap().attrs.int(name, default), Ok(default ^ 1));
-                let e = op.to_onnx(since - 1).unwrap_err();
-                assert_eq!(e, format!("{} has no {name} before opset {since}", op.name()));
+        type Read = fn(&Parse) -> Result<Parsed, String>;
+        let all: [(Read, &[Later]); 2] =
+            [(parse, LATER), (dequantize_linear::parse, dequantize_linear::LATER)];
+        for (parse, later) in all {
+            for &(name, default, since) in later {
+                let op = |value: i64| {
+                    let attrs = Attrs::new().with(name, Attr::Int(value));
+                    parse(&Parse { attrs: &attrs, opset: 23, ins: 3, outs: 1 }).unwrap().op
+                };
+                assert!(op(default).to_onnx(13).unwrap().attrs.is_empty());
+                let given = op(default ^ 1);
+                assert_eq!(given.to_onnx(since).unwrap().attrs.int(name, default), Ok(default ^ 1));
+                let e = given.to_onnx(since - 1).unwrap_err();
+                assert_eq!(e, format!("{} has no {name} before opset {since}", given.name()));
             }
         }
     }

@@ -125,6 +125,9 @@ fn dequantized(graph: &Graph, id: NodeId, slot: usize) -> Result<Codes, String> 
     let (Some(op), [Some(codes), Some(scale), ..]) = (node.is::<DequantizeLinear>(), &node.ins[..]) else {
         return Err(format!("its input \"{name}\" does not come from DequantizeLinear"));
     };
+    if op.extra.iter().any(|(name, _)| name == "block_size") {
+        return Err(format!("its input \"{name}\" has a scale per block"));
+    }
     let zero_point = node.ins.get(2).copied().flatten();
     if [Some(*scale), zero_point].into_iter().flatten().any(|v| graph.constant(v).is_none()) {
         return Err(format!("the scale or zero point of its input \"{name}\" is computed"));
@@ -427,7 +430,7 @@ mod tests {
         int8[4] wz = {0, 0, 0, 0}, int32[4] b = {-100, 5, 1000, 0}, float[4] bs = {0.0005, 0.001, 0.0015, 0.002},
         int8[3,2] g = {1, -2, 3, 4, 5, -6}, float[] gs = {0.1}, int8[] gz = {0}, int32[2] gb = {7, 8}, float[] gbs = {0.005},
         float[] low = {0}, float[] high = {6}, float[4] us = {0.01, 0.01, 0.01, 0.01}, uint8[4] uz = {0, 0, 0, 0},
-        int8[] iz = {0}, float[3] w3 = {0.01, 0.02, 0.03}
+        int8[] iz = {0}, float[3,1] gb2 = {0.01, 0.02, 0.03}, float[3] w3 = {0.01, 0.02, 0.03}
     "#;
 
     /// The largest difference of the outputs of two graphs.
@@ -475,6 +478,22 @@ mod tests {
         );
         fuse(&mut graph);
         assert!(body(&graph)[0].contains("MatMulIntegerToFloat"), "{:?}", body(&graph)[0]);
+    }
+
+    #[test]
+    fn scales_per_block_have_no_integer_form() {
+        let mut graph = read(
+            CONSTANTS,
+            "net (float[4,3] x) => (float[4,2] y)",
+            "x_q = QuantizeLinear (x, s, m)
+             x_dq = DequantizeLinear (x_q, s, m)
+             g_dq = DequantizeLinear <axis=1, block_size=2> (g, gb2)
+             y = MatMul (x_dq, g_dq)",
+        );
+        let before = body(&graph);
+        let report = fuse(&mut graph);
+        assert_eq!(body(&graph), before);
+        assert!(report.lines[0].to_string().contains("\"g_dq\" has a scale per block"), "{report:?}");
     }
 
     #[test]
