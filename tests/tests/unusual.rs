@@ -221,6 +221,14 @@ fn opsets_of_their_own() {
     ];
     let nodes = vec![dequantize, node("Relu", "relu", &["t"], &["n"]), exit];
     assert_eq!(written(nodes, blocked, 21), (2, 21));
+    // So does one with codes of 16 bits.
+    let pair = |op: &str, x: &str, y: &str| node(op, y, &[x, "step", "zero"], &[y]);
+    let nodes = vec![pair("QuantizeLinear", "t", "q"), pair("DequantizeLinear", "q", "y")];
+    let constants = vec![
+        onnx::from_tensor("step", &Tensor::scalar(1e-4f32)),
+        onnx::from_tensor("zero", &Tensor::scalar(32768u16)),
+    ];
+    assert_eq!(written(nodes, constants, 21), (1, 21));
     // What the default opset has is written in it.
     let relu = node("Relu", "relu", &["t"], &["y"]);
     assert_eq!(written(vec![relu], vec![], 23), (1, 17));

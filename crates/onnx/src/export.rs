@@ -130,6 +130,13 @@ impl Form {
         {
             return Err(error(what));
         }
+        if op.domain().is_empty() {
+            let given = node.ins.iter().flatten().map(|&v| graph.ty(v));
+            let types = given.chain(node.outs.iter().map(|out| &out.ty)).filter_map(|ty| ty.dtype);
+            if let Some(what) = history::young_type(&op_type, types, opset) {
+                return Err(error(what));
+            }
+        }
         let results = outs.unwrap_or(usize::MAX).min(node.outs.len());
         if results < fewest {
             return Err(error(format!(
@@ -394,9 +401,12 @@ impl Writer<'_> {
         let four_bits =
             |t: &TensorProto| tensors::dtype(t).is_some_and(|d| matches!(d, DType::I4 | DType::U4));
         let overloads = self.file.node.iter().any(|n| !n.overload().is_empty());
-        match self.opset {
+        let of_content = match () {
             _ if !model.configuration.is_empty() => 11,
             _ if overloads || self.file.initializer.iter().any(four_bits) => 10,
+            _ => 8,
+        };
+        let of_opset = match self.opset {
             ..=18 => 8,
             19..=20 => 9,
             21..=22 => 10,
@@ -404,7 +414,8 @@ impl Writer<'_> {
             24 => 12,
             25..=27 => 13,
             _ => 14,
-        }
+        };
+        of_content.max(of_opset)
     }
 }
 

@@ -1,10 +1,11 @@
-//! Where the ONNX operator set broke with itself. Consulted only for nodes that no operator of ours stands for: those
-//! cannot be converted to another opset, so it has to be known whether they mean the same there.
+//! Where the ONNX operator set broke with itself. [`obstacle`] is consulted only for nodes that no operator of ours stands
+//! for: those cannot be converted to another opset, so it has to be known whether they mean the same there.
 //!
 //! Source: the version histories in the ONNX operator documentation. Versions that only added element types, negative
 //! axes, or attributes whose default is the old behaviour are left out: a node of before is a node of after.
 
 use crate::proto::{AttributeProto, NodeProto};
+use tensor::DType;
 
 /// Operator, and the opsets (8 to 28) in which the meaning or the inputs of an old node changed. Sorted.
 const CHANGES: &[(&str, &[i64])] = &[
@@ -59,6 +60,20 @@ pub(crate) fn obstacle(op_type: &str, attributes: &[AttributeProto], from: i64, 
     inner.filter(onnx).find_map(|n| obstacle(n.op_type(), &n.attribute, from, to))
 }
 
+/// Why a node of ONNX has no operands and results of these types at opset `to`: codes of other widths than 8 bits, and scales
+/// of half precision, came late.
+pub(crate) fn young_type(op_type: &str, types: impl IntoIterator<Item = DType>, to: i64) -> Option<String> {
+    let quantizes = ["QuantizeLinear", "DequantizeLinear"].contains(&op_type);
+    let since = |dtype: DType| match dtype {
+        DType::I4 | DType::U4 => 21,
+        DType::I16 | DType::U16 if quantizes => 21,
+        DType::F16 | DType::BF16 if quantizes => 19,
+        _ => 0,
+    };
+    let young = types.into_iter().find(|&dtype| to < since(dtype))?;
+    Some(format!("{op_type} takes no {young} before opset {}", since(young)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +86,16 @@ mod tests {
                 .iter()
                 .all(|(_, versions)| versions.is_sorted() && versions.iter().all(|v| (8..=22).contains(v)))
         );
+    }
+
+    #[test]
+    fn types_that_came_late() {
+        assert_eq!(young_type("Conv", DType::all().filter(|d| d.bits() >= 8), 13), None);
+        assert_eq!(young_type("DequantizeLinear", DType::all(), 21), None);
+        let e = young_type("DequantizeLinear", [DType::F32, DType::U16], 20);
+        assert_eq!(e, Some("DequantizeLinear takes no uint16 before opset 21".into()));
+        assert!(young_type("QuantizeLinear", [DType::U8, DType::F16], 18).is_some());
+        assert!(young_type("Cast", [DType::I4], 20).is_some());
     }
 
     #[test]
