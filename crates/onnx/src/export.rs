@@ -12,7 +12,7 @@ const OPSETS: std::ops::RangeInclusive<i64> = 13..=NEWEST_OPSET;
 
 /// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is 17, where that has
 /// all of the graph, else that of the file, else the nearest one above or, at last, below 17; that of the file comes first
-/// where operators are carried through that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
+/// where operators or types are carried through that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
 /// behind it takes it over, or an `Identity` carries it.
 ///
 /// # Errors
@@ -76,7 +76,10 @@ pub fn export(
 /// What the graph can be expressed in without doubt.
 fn default_opset(graph: &Graph, meta: &Meta, order: &[NodeId]) -> i64 {
     let own = OPSETS.contains(&meta.opset()).then_some(meta.opset());
-    let kept = order.iter().any(|&id| foreign(graph, id)) || meta.has_functions();
+    // Nor is it known since when an operator takes a type that no tensor here has: strings, floats of 8 bits.
+    let alien =
+        |id: NodeId| matches!(graph.node(id).kind, Kind::Input) && graph.ty(id.into()).dtype.is_none();
+    let kept = order.iter().any(|&id| foreign(graph, id) || alien(id)) || meta.has_functions();
     let convertible = |opset: &i64| order.iter().all(|&id| Form::of(graph, meta, id, *opset).is_ok());
     let candidates = if kept { [own, Some(DEFAULT_OPSET)] } else { [Some(DEFAULT_OPSET), own] };
     let others = (DEFAULT_OPSET + 1..=*OPSETS.end()).chain((*OPSETS.start()..DEFAULT_OPSET).rev());

@@ -303,6 +303,23 @@ fn an_unknown_node_is_not_taken_to_an_opset_where_it_means_something_else() {
 }
 
 #[test]
+fn a_file_with_types_that_are_not_stored_keeps_its_opset() {
+    let float8 = |name: &str| {
+        let mut value = info(name, DType::F32, &[4]);
+        if let Some(type_proto::Value::TensorType(tensor)) =
+            value.r#type.as_mut().and_then(|t| t.value.as_mut())
+        {
+            tensor.elem_type = Some(17);
+        }
+        value
+    };
+    let mut file = graph(vec![node("Relu", "a", &["x"], &["y"])], vec![], &["y"]);
+    (file.input, file.output) = (vec![float8("x")], vec![float8("y")]);
+    let (g, meta) = read(&model(file, 19));
+    assert_eq!(export(&g, &meta, None).unwrap().0.opset_import[0].version(), 19);
+}
+
+#[test]
 fn unknown_nodes_are_untouched() {
     let mut strange = node("Strange", "s", &["x", "", "w"], &["", "y", "z"]);
     strange.domain = Some("com.example".into());
