@@ -144,6 +144,21 @@ fn weights_of_many_channels_without_elements() {
     within(&bytes, hostile::compile);
 }
 
+/// Millions of results, and not one element that they are made of.
+#[test]
+fn results_of_no_elements_in_great_number() {
+    let bytes = file(
+        "net (float[1] x) => (float y, float z) <float[65536,255,0] none = {}>
+         {
+           norm = GlobalLpPool (none)
+           other = GlobalLpPool <p=1> (none)
+           y = Add (norm, x)
+           z = Add (other, x)
+         }",
+    );
+    within(&bytes, hostile::compile);
+}
+
 #[test]
 fn codes_that_no_type_has() {
     for low in ["-2147483648", "255", "-32769"] {

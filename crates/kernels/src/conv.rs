@@ -632,8 +632,9 @@ mod tests {
 
     #[test]
     fn an_empty_batch_has_zero_gradients() {
-        for groups in [1, 4] {
-            let conv = Conv::new(0, 4, 4, groups, square(5, 3, 2, 1)).unwrap();
+        let windows = [square(5, 3, 2, 1), square(5, 1, 1, 0)];
+        for (groups, window) in [1, 2, 4].into_iter().flat_map(|groups| windows.map(|w| (groups, w))) {
+            let conv = Conv::new(0, 4, 4, groups, window).unwrap();
             let w = vec![1.0; conv.weight_len()];
             let [y, dx, dw, db] = all(&conv, &[], &w, None, &[]);
             assert!(y.is_empty() && dx.is_empty());

@@ -51,6 +51,9 @@ pub fn forward_workspace(conv: &Conv) -> usize {
 
 /// See [`conv::forward`](crate::conv::forward).
 pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f32], workspace: &mut [f32]) {
+    if y.is_empty() {
+        return;
+    }
     let (inputs, outputs, isa) = (conv.group_inputs(), conv.group_outputs(), Isa::detect());
     let product = |x: &[f32], group: usize, weights: Matrix<'_>, y: &mut [f32]| {
         let rows = y.len() / conv.out_channels;
@@ -94,6 +97,9 @@ pub fn forward(conv: &Conv, x: &[f32], w: &[f32], finish: Finish<'_>, y: &mut [f
 
 /// See [`conv::input_grad`](crate::conv::input_grad).
 pub fn input_grad(conv: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+    if dx.is_empty() {
+        return;
+    }
     let (inputs, outputs, rows) = (conv.group_inputs(), conv.group_outputs(), conv.rows());
     for group in 0..conv.groups {
         let dy = Matrix::strided(&dy[group * outputs..], rows, outputs, conv.out_channels, 1);

@@ -747,4 +747,13 @@ mod tests {
         assert!(run(&Reduction::new(&[2, 0], &[0]), Reduce::Sum, &[]).is_empty());
         assert!(Reduction::to_shape(&[2, 3], &[2]).is_err());
     }
+
+    #[test]
+    fn many_results_of_no_elements() {
+        let plan = Reduction::new(&[1 << 12, 0, 1 << 8], &[1]);
+        for (op, value) in [(Reduce::Sum, 0.0), (Reduce::Max, f32::NEG_INFINITY)] {
+            let out = run(&plan, op, &[]);
+            assert!(out.len() == 1 << 20 && out.iter().all(|&x| x == value), "{op:?}");
+        }
+    }
 }

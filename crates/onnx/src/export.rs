@@ -12,8 +12,8 @@ const OPSETS: std::ops::RangeInclusive<i64> = 13..=NEWEST_OPSET;
 
 /// Turns a graph into a model at `opset`, and says what of it deserves a look. Without an `opset` it is 17, where that has
 /// all of the graph, else that of the file, else the nearest one above or, at last, below 17; that of the file comes first
-/// where operators or types are carried through that we could not convert. Variables become initializers with their present value. An output keeps its name: the value
-/// behind it takes it over, or an `Identity` carries it.
+/// where operators or types are carried through that we could not convert. Variables become initializers with their
+/// present value. An output keeps its name: the value behind it takes it over, or an `Identity` carries it.
 ///
 /// # Errors
 /// When the opset is not one of 13 to 28, an operator cannot be expressed there, or variables still have updates.

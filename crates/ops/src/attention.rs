@@ -244,23 +244,25 @@ impl Op for Attention {
         let (q, k, v) = (cx.float(0)?, cx.float(1)?, cx.float(2)?);
         let [qs, ks, vs] =
             [split_heads(q, self.q_heads)?, split_heads(k, self.kv_heads)?, split_heads(v, self.kv_heads)?];
-        let ty = |shape: Option<Vec<Dim>>| Type { dtype: q.dtype, shape };
-        let (
-            Some([batch, heads, length, size]),
-            Some([_, kv_heads, keys, key_size]),
-            Some([.., values, value_size]),
-        ) = (qs, ks, vs)
-        else {
-            return Ok(vec![ty(None); 4]);
+        // Each two of them have to fit, also where nothing is known of the third.
+        let agree = |a: &Option<[Dim; 4]>, b: &Option<[Dim; 4]>, axis: usize| {
+            a.as_ref().zip(b.as_ref()).is_none_or(|(a, b)| a[axis].agrees(&b[axis]))
         };
-        if !size.agrees(&key_size) || !keys.agrees(&values) {
+        if !agree(&qs, &ks, 3) || !agree(&ks, &vs, 2) || !agree(&ks, &vs, 1) {
             return Err(format!("queries {q}, keys {k} and values {v} do not fit together"));
         }
-        if let (Some(a), Some(b)) = (heads.fixed(), kv_heads.fixed())
+        let heads = |of: &Option<[Dim; 4]>| of.as_ref().and_then(|[_, heads, ..]| heads.fixed());
+        if let (Some(a), Some(b)) = (heads(&qs), heads(&ks).or(heads(&vs)))
             && (b == 0 || a % b != 0)
         {
             return Err(format!("{a} heads of queries do not share {b} heads of keys"));
         }
+        let ty = |shape: Option<Vec<Dim>>| Type { dtype: q.dtype, shape };
+        let (Some([batch, heads, length, _]), Some([_, kv_heads, keys, key_size]), Some([.., value_size])) =
+            (qs, ks, vs)
+        else {
+            return Ok(vec![ty(None); 4]);
+        };
         let past = |i: usize| {
             let shape = if cx.has(i) { cx.ty(i).ok().and_then(|t| t.shape.clone()) } else { None };
             shape.and_then(|s| s.get(2).cloned())
@@ -313,7 +315,8 @@ impl Op for Attention {
         }
         let (present_key, present_value) = (k, v);
         if q_heads != kv_heads {
-            let shared = |h: usize| h / (q_heads / kv_heads);
+            let group = q_heads.checked_div(kv_heads).filter(|&group| group > 0)?;
+            let shared = |h: usize| h / group;
             k = gather(cx, k, 1, &[q_heads], shared)?;
             v = gather(cx, v, 1, &[q_heads], shared)?;
         }
@@ -438,5 +441,12 @@ mod tests {
         assert!(fail(Attention::default(), &[1, 3, 2, 8], &[1, 2, 2, 8]).contains("do not share"));
         let three = Attention { q_heads: Some(3), kv_heads: Some(3), ..Attention::default() };
         assert!(fail(three, &[1, 2, 8], &[1, 2, 9]).contains("does not divide"));
+        // The heads of queries and keys are known, and nothing of the values.
+        let part = |shape: &[usize]| Type::new(DType::F32, shape.iter().copied());
+        let (q, k, v) =
+            (part(&[1, 2, 6, 8]), part(&[1, 4, 6, 8]), Type { dtype: Some(DType::F32), shape: None });
+        let args = [&q, &k, &v].map(|ty| Some(ir::Arg { ty, value: None }));
+        let misfit = Attention::default().infer(&Infer::new(&args, 1)).unwrap_err();
+        assert_eq!(misfit, "2 heads of queries do not share 4 heads of keys");
     }
 }

@@ -42,15 +42,14 @@ impl Op for CausalConvWithState {
         if [x, w].iter().any(|t| t.rank().is_some_and(|r| r != 3)) {
             return Err(format!("data {x} and weight {w} should have 3 axes"));
         }
+        check_axis(w, "weight", 1, Some(1))?;
+        if w.shape.iter().flatten().any(|dim| dim.fixed() == Some(0)) {
+            return Err(format!("the weight {w} has no elements"));
+        }
         let state = match (&x.shape, &w.shape) {
             (Some(xs), Some(ws)) => {
                 check_axis(x, "input", 1, ws[0].fixed())?;
-                check_axis(w, "weight", 1, Some(1))?;
-                let past = match ws[2].fixed() {
-                    Some(0) => return Err(format!("the weight {w} has no elements")),
-                    Some(k) => Dim::Fixed(k - 1),
-                    None => Dim::Unknown,
-                };
+                let past = ws[2].fixed().map_or(Dim::Unknown, |kernel| Dim::Fixed(kernel - 1));
                 Some(vec![xs[0].clone(), xs[1].clone(), past])
             }
             _ => None,
@@ -91,7 +90,7 @@ impl Op for CausalConvWithState {
 mod tests {
     use super::*;
     use crate::testing::{Draw, check_gradient_within, run};
-    use tensor::Tensor;
+    use tensor::{DType, Tensor};
 
     #[test]
     fn piece_by_piece_is_the_whole() {
@@ -108,6 +107,18 @@ mod tests {
         assert_eq!(second[1], whole[1]);
         let (whole, second) = (whole[0].to_f32(), second[0].to_f32());
         assert_eq!(second, [whole[4], whole[5], whole[10], whole[11]]);
+    }
+
+    #[test]
+    fn a_weight_without_elements_is_refused() {
+        // Also where nothing is known of the data.
+        let data = Type { dtype: Some(DType::F32), shape: None };
+        for shape in [[0, 1, 2], [2, 1, 0]] {
+            let w = Type::new(DType::F32, shape);
+            let args = [&data, &w].map(|ty| Some(ir::Arg { ty, value: None }));
+            let refused = CausalConvWithState::default().infer(&Infer::new(&args, 1)).unwrap_err();
+            assert_eq!(refused, format!("the weight {w} has no elements"));
+        }
     }
 
     #[test]

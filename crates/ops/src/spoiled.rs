@@ -1,12 +1,13 @@
-//! Operands as no model in order has them: of other types, of other shapes, too many or missing. Every operator refuses or
-//! computes them. `PROPTEST_CASES` is the number of cases of each operator, 1000 where it is not set: a case takes
-//! microseconds.
+//! Operands as no model in order has them: of other types, of other shapes, known in part, too many or missing. Every operator
+//! refuses them, or computes and transforms them. `PROPTEST_CASES` is the number of cases of each operator, 1000 where it is not
+//! set: a case takes microseconds.
 
 use crate::gradients::{Case, DRAWN};
-use crate::testing::Draw;
+use crate::testing::{Draw, Plus, Project};
 use crate::{Ops, operators};
-use ir::{Attrs, Budget, Parse, Registry};
+use ir::{Attrs, Budget, Dim, Graph, Op, Parse, Registry, Type, ValueId};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use tensor::{DType, Tensor};
 
 /// What takes longer is not computed.
@@ -49,6 +50,12 @@ fn operands(d: &mut Draw, case: Option<Case>) -> (Attrs, Vec<Option<Tensor>>, us
         *operand = match (d.int(0, 5), operand.take()) {
             (0, _) if d.chance(3) => None,
             (0 | 1, Some(t)) => Some(any(d, t.shape())),
+            (2, Some(t)) if d.chance(2) && !t.shape().is_empty() => {
+                let mut shape = t.shape().to_vec();
+                let axis = d.int(0, shape.len());
+                shape[axis] = d.int(0, 5);
+                Some(any(d, &shape))
+            }
             (2, _) => {
                 let shape = any_shape(d);
                 Some(any(d, &shape))
@@ -63,35 +70,114 @@ fn operands(d: &mut Draw, case: Option<Case>) -> (Attrs, Vec<Option<Tensor>>, us
     (drawn.attrs, ins, d.int(1, drawn.outs.max(1) + 1))
 }
 
-/// Parses and evaluates what is drawn. Errors are fine.
-fn evaluate(domain: &str, name: &str, case: Option<Case>, seed: u64) {
-    let d = &mut Draw::new(seed);
+/// What is drawn, read as an operator, with its operands and the number of its results.
+fn operation(
+    domain: &str,
+    name: &str,
+    case: Option<Case>,
+    d: &mut Draw,
+) -> Option<(Arc<dyn Op>, Vec<Option<Tensor>>, usize)> {
     let (attrs, mut ins, outs) = operands(d, case);
     let opset = [26, 21, 13, 10, 7][d.int(0, 4)];
     let cx = Parse { attrs: &attrs, opset, ins: ins.len(), outs };
-    let Some(Ok(parsed)) = Ops.parse(domain, name, &cx) else { return };
+    let parsed = Ops.parse(domain, name, &cx)?.ok()?;
     for (slot, value) in parsed.inputs {
         ins.resize(ins.len().max(slot + 1), None);
         ins[slot] = Some(value);
     }
+    Some((parsed.op, ins, outs))
+}
+
+/// Evaluates what is drawn. Errors are fine.
+fn evaluate(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) {
+    let Some((op, ins, outs)) = operation(domain, name, case, d) else { return };
     let ins: Vec<Option<&Tensor>> = ins.iter().map(Option::as_ref).collect();
-    match parsed.op.evaluator() {
+    match op.evaluator() {
         Some(evaluator) => drop(evaluator.evaluate(&ins)),
-        None => drop(ir::eval_within(&*parsed.op, &ins, outs, &mut BUDGET.clone())),
+        None => drop(ir::eval_within(&*op, &ins, outs, &mut BUDGET.clone())),
     }
 }
 
-#[test]
-fn operands_are_refused_or_computed() {
+/// A type of which something may be missing.
+fn vague(d: &mut Draw, of: &Type) -> Type {
+    let mut ty = of.clone();
+    ty.shape = ty.shape.filter(|_| !d.chance(4));
+    for dim in ty.shape.iter_mut().flatten() {
+        match d.int(0, 8) {
+            0 => *dim = Dim::Unknown,
+            1 => *dim = Dim::Sym("N".into()),
+            _ => {}
+        }
+    }
+    ty.dtype = ty.dtype.filter(|_| !d.chance(12));
+    ty
+}
+
+/// Puts what is drawn into a graph that knows of its operands only in part; there, it is spelled out, differentiated and
+/// written. Errors are fine.
+fn transform(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) {
+    let Some((op, ins, outs)) = operation(domain, name, case, d) else { return };
+    let mut graph = Graph::new("net");
+    let mut values: Vec<Option<ValueId>> = Vec::new();
+    for value in ins {
+        let value = value.map(|value| match d.chance(4) {
+            true => graph.add_const("constant", value),
+            false => {
+                let ty = Type::new(value.dtype(), value.shape().iter().copied());
+                graph.add_input("input", vague(d, &ty))
+            }
+        });
+        values.push(if d.chance(12) { values.first().copied().flatten() } else { value });
+    }
+    let names: Vec<String> = (0..outs).map(|i| format!("y{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let Ok(id) = graph.add_node(op.clone(), &values, "node", &names) else { return };
+    for opset in [13, 17, 21, 28] {
+        let _ = op.to_onnx(opset);
+    }
+    graph.known(id);
+    if let Some(op) = graph.settled(id) {
+        let _ = graph.set_op(id, op, &values);
+    }
+    let mut terms = Vec::new();
+    for out in 0..outs {
+        let result = ValueId { node: id, out: out as u16 };
+        let declared = Type::new(d.pick(&[DType::F32, DType::I64]), any_shape(d));
+        if d.chance(4) {
+            let _ = graph.refine(result, &vague(d, &declared));
+        }
+        let ty = graph.ty(result).clone();
+        terms.extend([Some(result), Some(graph.add_input("factor", ty))]);
+    }
+    let Ok(loss) = graph.add_node(Arc::new(Project), &terms, "loss", &["loss"]) else { return };
+    let _ = ir::spell_out(&mut graph.clone(), |_| true);
+    let wanted: Vec<ValueId> = values.iter().copied().flatten().collect();
+    if ir::gradients(&mut graph, loss.into(), &wanted, Arc::new(Plus)).is_ok() {
+        let _ = graph.bind(|_, _| Some(2));
+    }
+}
+
+/// The operators that panic on one of many cases.
+fn panics(check: impl Fn(&str, &str, Option<Case>, &mut Draw)) -> String {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
     let mut wrong = Vec::new();
     for (domain, name) in operators() {
         let case = DRAWN.iter().find(|(d, n, _)| (*d, *n) == (domain, name)).map(|(.., case)| *case);
-        let panics =
-            |&seed: &u64| catch_unwind(AssertUnwindSafe(|| evaluate(domain, name, case, seed))).is_err();
+        let once = |seed| check(domain, name, case, &mut Draw::new(seed));
+        let panics = |&seed: &u64| catch_unwind(AssertUnwindSafe(|| once(seed))).is_err();
         if let Some(seed) = (0..cases).find(panics) {
             wrong.push(format!("{name} (seed {seed})"));
         }
     }
-    assert!(wrong.is_empty(), "these panic: {}", wrong.join(", "));
+    wrong.join(", ")
+}
+
+#[test]
+fn operands_are_refused_or_computed() {
+    assert_eq!(panics(evaluate), "");
+}
+
+#[test]
+fn operands_known_in_part_are_refused_or_transformed() {
+    assert_eq!(panics(transform), "");
 }

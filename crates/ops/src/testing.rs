@@ -296,7 +296,7 @@ pub(crate) fn eval(op: &dyn Op, ins: &[&Tensor]) -> Result<Tensor, String> {
 
 /// `Project(y0, r0, y1, r1, …)`: the sum of all products, the scalar that the gradients are taken of.
 #[derive(Debug)]
-struct Project;
+pub(crate) struct Project;
 
 impl Op for Project {
     fn name(&self) -> &str {
@@ -323,7 +323,7 @@ impl Op for Project {
 
 /// Adds gradients of a value that is read several times.
 #[derive(Debug)]
-struct Plus;
+pub(crate) struct Plus;
 
 impl Op for Plus {
     fn name(&self) -> &str {
