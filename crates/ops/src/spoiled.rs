@@ -70,27 +70,31 @@ fn operands(d: &mut Draw, case: Option<Case>) -> (Attrs, Vec<Option<Tensor>>, us
     (drawn.attrs, ins, d.int(1, drawn.outs.max(1) + 1))
 }
 
-/// What is drawn, read as an operator, with its operands and the number of its results.
-fn operation(
-    domain: &str,
-    name: &str,
-    case: Option<Case>,
-    d: &mut Draw,
-) -> Option<(Arc<dyn Op>, Vec<Option<Tensor>>, usize)> {
-    let (attrs, mut ins, outs) = operands(d, case);
-    let opset = [26, 21, 13, 10, 7][d.int(0, 4)];
-    let cx = Parse { attrs: &attrs, opset, ins: ins.len(), outs };
-    let parsed = Ops.parse(domain, name, &cx)?.ok()?;
-    for (slot, value) in parsed.inputs {
-        ins.resize(ins.len().max(slot + 1), None);
-        ins[slot] = Some(value);
-    }
-    Some((parsed.op, ins, outs))
+/// An operation that is drawn.
+struct Operation {
+    op: Arc<dyn Op>,
+    ins: Vec<Option<Tensor>>,
+    outs: usize,
 }
 
-/// Evaluates what is drawn. Errors are fine.
-fn evaluate(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) {
-    let Some((op, ins, outs)) = operation(domain, name, case, d) else { return };
+impl Operation {
+    /// `None` where the operator refuses the attributes.
+    fn draw(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) -> Option<Operation> {
+        let (attrs, mut ins, outs) = operands(d, case);
+        let opset = [26, 21, 13, 10, 7][d.int(0, 4)];
+        let cx = Parse { attrs: &attrs, opset, ins: ins.len(), outs };
+        let parsed = Ops.parse(domain, name, &cx)?.ok()?;
+        for (slot, value) in parsed.inputs {
+            ins.resize(ins.len().max(slot + 1), None);
+            ins[slot] = Some(value);
+        }
+        Some(Operation { op: parsed.op, ins, outs })
+    }
+}
+
+/// Evaluates an operation. Errors are fine.
+fn evaluate(drawn: Operation, _: &mut Draw) {
+    let Operation { op, ins, outs } = drawn;
     let ins: Vec<Option<&Tensor>> = ins.iter().map(Option::as_ref).collect();
     match op.evaluator() {
         Some(evaluator) => drop(evaluator.evaluate(&ins)),
@@ -113,10 +117,10 @@ fn vague(d: &mut Draw, of: &Type) -> Type {
     ty
 }
 
-/// Puts what is drawn into a graph that knows of its operands only in part; there, it is spelled out, differentiated and
+/// Puts an operation into a graph that knows of its operands only in part; there, it is spelled out, differentiated and
 /// written. Errors are fine.
-fn transform(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) {
-    let Some((op, ins, outs)) = operation(domain, name, case, d) else { return };
+fn transform(drawn: Operation, d: &mut Draw) {
+    let Operation { op, ins, outs } = drawn;
     let mut graph = Graph::new("net");
     let mut values: Vec<Option<ValueId>> = Vec::new();
     for value in ins {
@@ -158,12 +162,15 @@ fn transform(domain: &str, name: &str, case: Option<Case>, d: &mut Draw) {
 }
 
 /// The operators that panic on one of many cases.
-fn panics(check: impl Fn(&str, &str, Option<Case>, &mut Draw)) -> String {
+fn panics(check: impl Fn(Operation, &mut Draw)) -> String {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
     let mut wrong = Vec::new();
     for (domain, name) in operators() {
         let case = DRAWN.iter().find(|(d, n, _)| (*d, *n) == (domain, name)).map(|(.., case)| *case);
-        let once = |seed| check(domain, name, case, &mut Draw::new(seed));
+        let once = |seed| {
+            let d = &mut Draw::new(seed);
+            Operation::draw(domain, name, case, d).into_iter().for_each(|drawn| check(drawn, d));
+        };
         let panics = |&seed: &u64| catch_unwind(AssertUnwindSafe(|| once(seed))).is_err();
         if let Some(seed) = (0..cases).find(panics) {
             wrong.push(format!("{name} (seed {seed})"));
