@@ -5,7 +5,8 @@
 Float model: nodes Conv, ConvTranspose, Gemm, and MatMul with a constant second operand.
 ONNX Runtime: integer kernels in the model as optimized at level EXTENDED.
 OpenVINO: Convolution, Deconvolution and FullyConnected in the runtime model whose precision is u8 or i8
-(INFERENCE_PRECISION_HINT f32, batch 1).
+(INFERENCE_PRECISION_HINT f32, batch 1), and the products in a Subgraph of that precision, which it makes of small ones on
+some processors: the matrices of codes that it reads.
 Products of two activations (attention) are shown, but not required. Prints a table and, for each runtime, the names of
 the nodes left in float with what feeds and what reads them. With --require-all the exit code is 1 when one is left or
 when there are fewer integer kernels than nodes in the float model.
@@ -93,10 +94,17 @@ def openvino_coverage(path, shape):
     def layer(node):
         return f"{info(node, 'layerType')}[{info(node, 'runtimePrecision')}]"
 
+    def matrices(node):
+        feeds = [v.get_node() for v in node.input_values()]
+        codes = [f for f in feeds if info(f, "layerType") == "Const" and info(f, "outputPrecisions") in OPENVINO_INTEGER]
+        return sum(len(f.get_output_shape(0)) == 2 for f in codes)
+
     result = Coverage()
     for node in compiled.get_runtime_model().get_ordered_ops():
         kind, precision = info(node, "layerType"), info(node, "runtimePrecision")
-        if kind == "MatMul":
+        if kind == "Subgraph" and precision in OPENVINO_INTEGER and matrices(node):
+            result.integer[f"{kind}[{precision}]"] += matrices(node)
+        elif kind == "MatMul":
             result.activations[f"{kind}[{precision}]"] += 1
         elif kind in OPENVINO_WEIGHTED and precision in OPENVINO_INTEGER:
             result.integer[f"{kind}[{precision}]"] += 1
