@@ -19,7 +19,7 @@ use tensor::Tensor;
 /// Opsets that are read. Those behind 22 added operators and element types, and changed no node of before.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=NEWEST_OPSET;
 /// The newest version of the format that the schema covers.
-const IR_VERSION: i64 = 13;
+const IR_VERSION: i64 = 14;
 
 /// Turns a model into a graph and what the file says beside it. Operators that `registry` does not know are kept as
 /// [`Opaque`]; calls of the model's own functions are replaced by what the functions do; weights become constants,

@@ -150,6 +150,8 @@ fn versions_out_of_range_are_refused() {
     assert_eq!(written.ir_version(), 9);
     let versions = [18, 22, 23, 24, 27, 28].map(|o| export(&g, &meta, Some(o)).unwrap().0.ir_version());
     assert_eq!(versions, [8, 10, 11, 12, 13, 14]);
+    let newest = export(&g, &meta, Some(28)).unwrap().0;
+    assert!(!read(&newest).1.notes().iter().any(|note| note.contains("IR version")));
     assert_eq!(export(&g, &meta, None).unwrap().0.ir_version(), 8);
     for opset in [12, 29] {
         let message = export(&g, &meta, Some(opset)).unwrap_err().to_string();
